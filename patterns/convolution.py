@@ -1,0 +1,167 @@
+"""Conv and ConvTranspose with what compilers fuse into them: batch normalization, activation, residual Add, pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from quantonnx.editing import Rewriter
+from quantonnx.pattern import (
+    INPUT,
+    RESIDUAL_INPUT,
+    WEIGHT,
+    Mismatch,
+    Pattern,
+    const,
+    either,
+    maybe,
+    op,
+    tensor,
+)
+
+
+def clipped(value: Any) -> Any:
+    """Relu or Clip: activations that a range of codes can imply."""
+    return (op.Relu | op.Clip)(value, const(optional=True), const(optional=True))
+
+
+def activated(value: Any) -> Any:
+    """Any activation that compilers fuse into the operator before it, SiLU and HardSwish in parts included."""
+    return either(
+        clipped(value),
+        (op.LeakyRelu | op.Sigmoid | op.HardSwish | op.HardSigmoid | op.Tanh | op.Elu)(value),
+        op.PRelu(value, const()),
+        op.Mul(value, (op.Sigmoid | op.HardSigmoid)(value)),
+    )
+
+
+def output_axis(found: Any) -> int | None:
+    """The output-channel axis of a convolution's weight; None for a grouped ConvTranspose, where no axis is one."""
+    if found.conv.op == "Conv":
+        return 0
+    return 1 if found.conv.attrs.get("group", 1) == 1 else None
+
+
+class ConvBN(Pattern):
+    """Conv → [BN]."""
+
+    x = tensor()
+    weight = const()
+    bias = const(optional=True)
+    gamma, beta, mean, variance = const(), const(), const(), const()
+
+    conv = (op.Conv | op.ConvTranspose)(x, weight, bias)
+    bn = maybe(
+        op.BatchNormalization(conv, gamma, beta, mean, variance, training_mode=lambda v: not v, is_test=lambda v: v in (None, 1))
+    )
+    output = bn
+
+    qdq_points = (INPUT(x), WEIGHT(weight, axis=output_axis))
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Folds the batch normalization into weight and bias, computed in float64."""
+        if self.bn is None:
+            return
+        weight, bias = self._folded()
+        value = self.bn.outputs[0].name
+        graph.set_input(self.conv, 1, graph.constant(f"{value}_weight", weight))
+        graph.set_input(self.conv, 2, graph.constant(f"{value}_bias", bias))
+        graph.take_output(self.conv, self.bn)
+
+    def _folded(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        gamma, beta, mean, variance = (
+            self.array(value).astype(np.float64) for value in (self.gamma, self.beta, self.mean, self.variance)
+        )
+        factor = gamma / np.sqrt(variance + self.bn.attrs.get("epsilon", 1e-5))
+        weight = self.array(self.weight)
+        bias = self.array(self.bias).astype(np.float64) if self.bias is not None else np.zeros(len(mean))
+        scaled = weight.astype(np.float64) * self._over_outputs(factor, weight.shape)
+        return scaled.astype(weight.dtype), ((bias - mean) * factor + beta).astype(weight.dtype)
+
+    def _over_outputs(self, factor: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        spatial = (1,) * (len(shape) - 2)
+        if self.conv.op == "Conv":
+            return factor.reshape(-1, 1, *spatial)
+        groups = self.conv.attrs.get("group", 1)
+        by_group = factor.reshape(groups, 1, shape[1], *spatial)
+        return np.broadcast_to(by_group, (groups, shape[0] // groups, shape[1], *spatial)).reshape(
+            shape[0], shape[1], *spatial
+        )
+
+
+class ConvBNRelu(ConvBN):
+    """Conv → [BN] → Relu or Clip."""
+
+    output = clipped(ConvBN.bn)
+
+
+class ConvBNActivation(ConvBN):
+    """Conv → [BN] → LeakyRelu, Sigmoid, HardSwish, HardSigmoid, SiLU, …"""
+
+    output = activated(ConvBN.bn)
+
+
+class _WithResidual(ConvBN):
+    residual = tensor()
+    output = op.Add(ConvBN.bn, residual)
+
+    qdq_points = (INPUT(ConvBN.x), RESIDUAL_INPUT(residual), WEIGHT(ConvBN.weight, axis=output_axis))
+
+    def check(self) -> None:
+        """Refuses a constant operand: that is a bias, not a residual branch."""
+        if isinstance(self.residual, gs.Constant):
+            raise Mismatch(f"{self.residual.name!r} is a constant, not a residual branch")
+
+
+class ConvBNAdd(_WithResidual):
+    """Conv → [BN] → Add(·, residual): the tail of a linear bottleneck."""
+
+
+class ConvBNAddRelu(_WithResidual):
+    """Conv → [BN] → Add(·, residual) → activation: the tail of a ResNet block."""
+
+    output = activated(_WithResidual.output)
+
+
+class ConvBNReluAdd(_WithResidual):
+    """Conv → [BN] → activation → Add(·, residual): the tail of a pre-activation or YOLO block."""
+
+    output = op.Add(activated(ConvBN.bn), _WithResidual.residual)
+
+
+class StemConvBNReluMaxPool(ConvBN):
+    """Conv → [BN] → activation → MaxPool on an input of the graph: the stem, quantized at the image itself."""
+
+    output = op.MaxPool(activated(ConvBN.bn))
+
+    def check(self) -> None:
+        """Refuses a Conv that does not read an input of the graph."""
+        if self.x.inputs:
+            raise Mismatch(f"{self.x.name!r} is not an input of the graph, so this is no stem")
+
+
+class SqueezeExcite(Pattern):
+    """x · gate(Conv(act(Conv(pool(x))))): stays in float, its convolutions see one pixel and gain nothing."""
+
+    x = tensor()
+    squeeze_weight, excite_weight = const(), const()
+    squeeze_bias, excite_bias = const(optional=True), const(optional=True)
+
+    pool = op.GlobalAveragePool(x)
+    squeeze = op.Conv(pool, squeeze_weight, squeeze_bias)
+    excite = op.Conv(activated(squeeze), excite_weight, excite_bias)
+    output = op.Mul((op.Sigmoid | op.HardSigmoid)(excite), x)
+
+
+convolutions = (
+    StemConvBNReluMaxPool,
+    SqueezeExcite,
+    ConvBNAddRelu,
+    ConvBNReluAdd,
+    ConvBNAdd,
+    ConvBNRelu,
+    ConvBNActivation,
+    ConvBN,
+)

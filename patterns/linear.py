@@ -1,0 +1,45 @@
+"""Matrix products with a constant weight: Gemm, MatMul, MatMul + Add, with what is fused into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantonnx.pattern import INPUT, WEIGHT, Mismatch, Pattern, const, either, op, tensor
+from quantonnx.patterns.convolution import activated
+
+
+def output_axis(found: Any) -> int:
+    """The output-channel axis of a linear weight: its last, or its first for a transposed Gemm."""
+    if found.gemm is not None and found.gemm.attrs.get("transB", 0):
+        return 0
+    return len(found.weight.shape) - 1
+
+
+class Linear(Pattern):
+    """Gemm, MatMul or MatMul → Add."""
+
+    x = tensor()
+    weight = const()
+    bias = const(optional=True)
+
+    gemm = op.Gemm(x, weight, bias, transA=lambda v: not v)
+    matmul = op.MatMul(x, weight)
+    output = either(gemm, op.Add(matmul, bias), matmul)
+
+    qdq_points = (INPUT(x), WEIGHT(weight, axis=output_axis))
+
+    def check(self) -> None:
+        """Refuses scaled products, and weights that are not matrices."""
+        if len(self.weight.shape) < 2:
+            raise Mismatch(f"the weight {self.weight.name!r} is not a matrix")
+        if self.gemm is not None and (self.gemm.attrs.get("alpha", 1.0), self.gemm.attrs.get("beta", 1.0)) != (1.0, 1.0):
+            raise Mismatch(f"{self.gemm.name!r} scales its product (alpha, beta)")
+
+
+class LinearActivation(Linear):
+    """Gemm, MatMul or MatMul → Add, with an activation."""
+
+    output = activated(Linear.output)
+
+
+linears = (LinearActivation, Linear)

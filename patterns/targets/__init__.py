@@ -1,0 +1,1 @@
+"""The shipped targets: one file of declarations each, ending in `target = Target(...)`."""

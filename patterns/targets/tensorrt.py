@@ -1,0 +1,41 @@
+"""NVIDIA TensorRT, explicit quantization.
+
+Rules from its developer guide: quantize every input of Conv and Gemm and the skip input of a fused residual Add,
+nothing inside a fused group and no output of it; int8 is symmetric with zero point 0, per channel for weights and per
+tensor for activations; the bias stays float; pooling is fused when both of its sides are quantized.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from quantonnx.formats import TensorFormat
+from quantonnx.pattern import Pattern
+from quantonnx.patterns.conversions import conversions
+from quantonnx.patterns.convolution import convolutions
+from quantonnx.patterns.linear import Linear, linears
+from quantonnx.patterns.pooling import poolings
+from quantonnx.target import BiasKind, Target
+
+SMALLEST_PRODUCT = 16
+
+
+def small_product(found: Pattern) -> str | None:
+    """A matrix product with few inputs or outputs gains nothing from int8."""
+    if isinstance(found, Linear) and isinstance(found.weight, gs.Constant) and min(found.weight.shape[-2:]) < SMALLEST_PRODUCT:
+        shape = "×".join(str(size) for size in found.weight.shape)
+        return f"the weight {found.weight.name!r} is only {shape}: under {SMALLEST_PRODUCT}, int8 gains nothing"
+    return None
+
+
+target = Target(
+    name="tensorrt",
+    description="NVIDIA TensorRT: symmetric int8, pairs on inputs and residual inputs only, float bias",
+    conversions=conversions,
+    patterns=(*convolutions, *linears, *poolings),
+    activation=TensorFormat(n_bits=8, signed=True, symmetric=True),
+    weight=TensorFormat(n_bits=8, signed=True, symmetric=True, axis=0),
+    bias=BiasKind.FLOAT,
+    rules=(small_product,),
+    transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
+)

@@ -1,0 +1,183 @@
+"""What calibration remembers of a tensor: extremes, an average of extremes, and a histogram.
+
+Numpy only, one pass, constant memory. Two statistics of one tensor merge into what one pass over both would have
+given, and the result does not depend on how samples are grouped into batches.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantonnx.errors import CalibrationError
+
+Array = NDArray[Any]
+
+HALF_BINS = 4096
+"""Bins on each side of zero: at least 2048 of them between zero and the value farthest from it."""
+
+COUNTED_PER_SAMPLE = 16384
+"""Up to this many values of a sample are all counted; of more, evenly spaced ones and the tails."""
+
+MOVING_AVERAGE_CONSTANT = 0.01
+"""The weight of the newest sample in the moving average of minima and maxima."""
+
+_SMALLEST_EXPONENT = -100
+_TAIL_SHARE = 512
+
+
+class TensorStatistics:
+    """The running statistics of one tensor over samples.
+
+    `low` ≤ 0 ≤ `high` are the exact extremes of everything seen and of 0, which every format represents.
+    The histogram has 2·HALF_BINS linear bins over [−R, R), R being the smallest power of two above both extremes:
+    when R doubles, pairs of bins merge, so that order does not matter. Of a sample with more than
+    COUNTED_PER_SAMPLE values, it counts evenly spaced ones, weighted by their distance, and every value
+    beyond about the 0.2 % largest magnitudes of that sample: tails are exact to the width of a bin,
+    R/HALF_BINS, and the density of the body has a relative error of about 1/√(values counted).
+    """
+
+    def __init__(self, name: str, *, histogram: bool = True) -> None:
+        self.name = name
+        self.low = 0.0
+        self.high = 0.0
+        self.samples = 0
+        self.count = 0
+        self.counts = np.zeros(2 * HALF_BINS, np.int64) if histogram else None
+        self._exponent = _SMALLEST_EXPONENT
+        self._average = (0.0, 0.0)
+
+    @property
+    def edges(self) -> Array:
+        """The float64 edges of the histogram's bins, one more than there are bins."""
+        return np.ldexp(np.arange(-HALF_BINS, HALF_BINS + 1) / HALF_BINS, self._exponent)
+
+    @property
+    def average_low(self) -> float:
+        """The moving average of the samples' minima (and 0)."""
+        return self._average[0] / self._average_weight(self.samples)
+
+    @property
+    def average_high(self) -> float:
+        """The moving average of the samples' maxima (and 0)."""
+        return self._average[1] / self._average_weight(self.samples)
+
+    def update(self, array: Array, rows: int = 1) -> None:
+        """Add a tensor that holds `rows` samples along its first axis; raises CalibrationError on NaN or infinity."""
+        values = np.ascontiguousarray(array).reshape(rows, -1)
+        if not values.size:
+            return
+        if values.dtype != np.float32:
+            values = values.astype(np.float32)
+        self.add_extremes(values.min(axis=1), values.max(axis=1))
+        self.add_values(values)
+
+    def add_extremes(self, lows: Array, highs: Array) -> None:
+        """Add the minimum and the maximum of each of some samples; raises CalibrationError on NaN or infinity."""
+        for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise CalibrationError(
+                    f"tensor {self.name!r} holds NaN or infinity in sample {self.samples}, expected finite values",
+                    "check the sample, or keep this tensor in float",
+                )
+            self._add_sample(min(low, 0.0), max(high, 0.0))
+
+    def add_values(self, values: Array, weight: int = 1) -> None:
+        """Count float32 [samples, values] in the histogram, each value `weight` times, after their extremes."""
+        self.count += values.size * weight
+        if self.counts is None:
+            return
+        self._grow(_exponent_above(max(-self.low, self.high)))
+        stride = _stride(values.shape[1])
+        if stride == 1:
+            self._count(values.reshape(-1), weight)
+            return
+        for row in values:
+            body, tail = _thin(row, stride)
+            self._count(body, weight * stride)
+            self._count(tail, weight)
+
+    def merge(self, other: TensorStatistics) -> None:
+        """Add what `other` saw, as if its samples had come after these; both must have a histogram, or neither."""
+        if (self.counts is None) != (other.counts is None):
+            raise CalibrationError(f"cannot merge statistics of {self.name!r}: only one has a histogram")
+        decay = (1 - MOVING_AVERAGE_CONSTANT) ** other.samples
+        self._average = (
+            self._average[0] * decay + other._average[0],
+            self._average[1] * decay + other._average[1],
+        )
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.samples += other.samples
+        self.count += other.count
+        if self.counts is not None and other.counts is not None:
+            self._grow(other._exponent)
+            self.counts += _folded(other.counts, self._exponent - other._exponent)
+
+    def _add_sample(self, low: float, high: float) -> None:
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        keep = 1 - MOVING_AVERAGE_CONSTANT
+        self._average = (
+            self._average[0] * keep + low * MOVING_AVERAGE_CONSTANT,
+            self._average[1] * keep + high * MOVING_AVERAGE_CONSTANT,
+        )
+        self.samples += 1
+
+    @staticmethod
+    def _average_weight(samples: int) -> float:
+        """The sum of the average's weights: below 1 while samples are few (Kingma and Ba 2015, section 3)."""
+        return 1 - (1 - MOVING_AVERAGE_CONSTANT) ** samples if samples else 1.0
+
+    def _grow(self, exponent: int) -> None:
+        if self.counts is not None and exponent > self._exponent:
+            self.counts = _folded(self.counts, exponent - self._exponent)
+            self._exponent = exponent
+
+    def _count(self, values: Array, weight: int) -> None:
+        assert self.counts is not None
+        bins = np.floor(values * np.float32(math.ldexp(HALF_BINS, -self._exponent))).astype(np.intp)
+        bins += HALF_BINS
+        found = np.bincount(bins, minlength=2 * HALF_BINS)
+        if weight != 1:
+            found *= weight
+        self.counts += found
+
+
+def _exponent_above(magnitude: float) -> int:
+    """Return the smallest exponent of a power of two that is greater than `magnitude`."""
+    return max(math.frexp(magnitude)[1], _SMALLEST_EXPONENT) if magnitude else _SMALLEST_EXPONENT
+
+
+def _folded(counts: Array, times: int) -> Array:
+    """Return the counts over a range that is 2**times as wide."""
+    for _ in range(times):
+        wider = np.zeros_like(counts)
+        wider[HALF_BINS // 2 : HALF_BINS // 2 + HALF_BINS] = counts.reshape(-1, 2).sum(axis=1)
+        counts = wider
+    return counts
+
+
+@lru_cache(maxsize=4096)
+def _stride(size: int) -> int:
+    """Return the distance of evenly spaced values: odd, and coprime to `size` so that no channel is missed."""
+    stride = -(-size // COUNTED_PER_SAMPLE)
+    if stride > 1:
+        stride |= 1
+        while math.gcd(stride, size) > 1:
+            stride += 2
+    return stride
+
+
+def _thin(row: Array, stride: int) -> tuple[Array, Array]:
+    """Split a sample into evenly spaced values of its body, and all values of its tails."""
+    spaced = row[stride // 2 :: stride]
+    sizes = np.abs(spaced)
+    rank = max(sizes[::4].size // _TAIL_SHARE, 1)
+    threshold = np.partition(sizes[::4], -rank)[-rank]
+    tail = row[np.flatnonzero(row > threshold)]
+    if row.min() < -threshold:
+        tail = np.concatenate([tail, row[np.flatnonzero(row < -threshold)]])
+    return spaced[sizes <= threshold], tail

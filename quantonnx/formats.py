@@ -1,0 +1,145 @@
+"""How real numbers become integers: code range, storage type, scale and zero point.
+
+Numpy only, with the arithmetic of ONNX QuantizeLinear and DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from quantonnx.errors import CalibrationError, ConfigError
+
+Array = NDArray[Any]
+
+SMALLEST_RANGE = 1e-8
+"""A tensor of zeros still needs a scale: ranges narrower than this are widened to it."""
+
+_TENSOR_PROTO_TYPES = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5}
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """The numbers of one Q/DQ pair: float32 `scale`, integer `zero_point`; 0-d, or 1-d per channel."""
+
+    scale: Array
+    zero_point: Array
+
+
+@dataclass(frozen=True)
+class TensorFormat:
+    """How real numbers become integers of `n_bits` (2 to 16).
+
+    `symmetric` pins zero to a fixed code; `narrow_range` drops the lowest signed code (−127…127);
+    `axis` gives each channel along it a scale of its own, None one scale to the whole tensor.
+    Raises ConfigError where the combination makes no sense.
+    """
+
+    n_bits: int = 8
+    signed: bool = True
+    symmetric: bool = True
+    narrow_range: bool = False
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n_bits, bool) or not isinstance(self.n_bits, int) or not 2 <= self.n_bits <= 16:
+            raise ConfigError(f"n_bits is {self.n_bits!r}, expected an integer from 2 to 16")
+        if self.narrow_range and not self.signed:
+            raise ConfigError("narrow_range is set for unsigned codes", "it needs signed=True")
+
+    @property
+    def qmin(self) -> int:
+        """The lowest code."""
+        return self.narrow_range - (1 << (self.n_bits - 1)) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """The highest code."""
+        return (1 << (self.n_bits - self.signed)) - 1
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The smallest numpy integer type of at least 8 bits that holds the codes."""
+        return np.dtype(f"{'' if self.signed else 'u'}int{8 if self.n_bits <= 8 else 16}")
+
+    @property
+    def onnx_dtype(self) -> int:
+        """`storage` as a value of onnx.TensorProto.DataType."""
+        return _TENSOR_PROTO_TYPES[self.storage.name]
+
+    def extremes(self, x: Array) -> tuple[Array, Array]:
+        """Return the float32 minimum and maximum of `x` and 0, per channel along `axis` if there is one."""
+        others = None if self.axis is None else tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
+        low, high = (reduce(x, axis=others, initial=0) for reduce in (np.min, np.max))
+        return np.asarray(low, np.float32), np.asarray(high, np.float32)
+
+    def parameters(self, low: ArrayLike, high: ArrayLike) -> Parameters:
+        """Return scale and zero point for the values `low` to `high`: numbers, or 1-d per channel.
+
+        Symmetric: scale = max|·| / ((qmax − qmin) / 2), so that full-range int8 divides by 127.5 and narrow
+        int8 by 127; the zero point is the middle code, 0 for signed ones. Unsigned values that are never
+        negative use all codes from zero point 0. Asymmetric: the range is widened to contain 0, the zero
+        point rounded.
+        Raises CalibrationError when a bound is NaN or infinite, or `low` exceeds `high`.
+        """
+        low, high = _checked_range(low, high)
+        if self.symmetric:
+            return self._symmetric(low, high)
+        return self._asymmetric(low, high)
+
+    def _symmetric(self, low: Array, high: Array) -> Parameters:
+        largest = np.maximum(np.maximum(abs(low), abs(high)), SMALLEST_RANGE)
+        one_sided = (low >= 0) & (not self.signed)
+        steps = np.where(one_sided, self.qmax, (self.qmax - self.qmin) / 2)
+        middle = 0 if self.signed else 2 ** (self.n_bits - 1)
+        return self._as_stored(largest / steps, np.where(one_sided, 0, middle))
+
+    def _asymmetric(self, low: Array, high: Array) -> Parameters:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        scale = np.asarray(np.maximum(high - low, SMALLEST_RANGE) / (self.qmax - self.qmin), np.float32)
+        zero_point = np.rint(self.qmin - low / scale.astype(np.float64))
+        return self._as_stored(scale, np.clip(zero_point, self.qmin, self.qmax))
+
+    def _as_stored(self, scale: Array, zero_point: Array) -> Parameters:
+        return Parameters(np.asarray(scale, np.float32), np.asarray(zero_point).astype(self.storage))
+
+
+def quantize(x: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
+    """Return the codes of the real values `x`, of the same shape and of type `fmt.storage`.
+
+    Divides in float32, rounds half to even and saturates: ONNX Runtime's QuantizeLinear, bit for bit.
+    """
+    scale, zero_point = _aligned(parameters, fmt, x.ndim)
+    with np.errstate(over="ignore"):
+        codes = np.asarray(np.divide(x, scale, dtype=np.float32))
+    np.rint(codes, out=codes)
+    codes += zero_point.astype(np.float32)
+    np.clip(codes, fmt.qmin, fmt.qmax, out=codes)
+    return codes.astype(fmt.storage)
+
+
+def dequantize(codes: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
+    """Return the float32 values that `codes` stand for, as ONNX DequantizeLinear does, bit for bit."""
+    scale, zero_point = _aligned(parameters, fmt, codes.ndim)
+    return (codes.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+
+
+def _aligned(parameters: Parameters, fmt: TensorFormat, rank: int) -> tuple[Array, Array]:
+    """Reshape scale and zero point so that they broadcast along the channel axis of a tensor of that rank."""
+    if fmt.axis is None or parameters.scale.ndim == 0:
+        return parameters.scale, parameters.zero_point
+    shape = [1] * rank
+    shape[fmt.axis] = -1
+    return parameters.scale.reshape(shape), parameters.zero_point.reshape(shape)
+
+
+def _checked_range(low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise CalibrationError(f"the range {low}…{high} has no scale, expected finite numbers")
+    if (low > high).any():
+        raise CalibrationError(f"the range {low}…{high} is upside down, expected low ≤ high")
+    return low, high

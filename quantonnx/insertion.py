@@ -1,0 +1,144 @@
+"""Write the pairs: QuantizeLinear and DequantizeLinear appear, weights become integers.
+
+Pairs are shared per tensor and format. Weight codes are computed while they are written, one weight at a time, so that
+a large model never stands in memory twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from quantonnx.editing import Rewriter
+from quantonnx.formats import Parameters, TensorFormat, quantize
+from quantonnx.model import Model
+from quantonnx.pattern import Edge
+from quantonnx.placement import Site
+
+INT32_MAX = 2**31 - 1
+
+
+def insert_pairs(model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], *, float_weights: bool) -> None:
+    """Changes `model` in place: one pair for each activation site, integer constants for weights and biases.
+
+    With `float_weights`, weights keep their float values and get a Q/DQ pair instead.
+    """
+    writer = _Writer(model, float_weights=float_weights)
+    for site in sites:
+        if site.on_activation:
+            writer.activation(site, parameters[site])
+        elif site.is_weight:
+            writer.weight(site, parameters[site])
+        else:
+            writer.bias(site, parameters[site])
+    model.sort()
+
+
+class _Writer:
+    def __init__(self, model: Model, *, float_weights: bool) -> None:
+        self.model = model
+        self.editor = Rewriter(model)
+        self.float_weights = float_weights
+        self.nodes = {node.name: node for node in model.graph.nodes}
+        self.tensors = model.tensors()
+
+    def activation(self, site: Site, parameters: Parameters) -> None:
+        """Puts a pair on a value that is computed, or that enters the graph."""
+        value = self.tensors[site.tensor]
+        readers = [(reader, i) for reader in _distinct(value.outputs) for i, v in enumerate(reader.inputs) if v is value]
+        if not site.whole:
+            readers = [(self.nodes[edge.node], edge.index) for edge in site.edges]
+        public = site.whole and self.editor.is_public(value) and bool(value.inputs)
+        source = self._behind_output(value) if public else value
+        result = self._pair(source, site.tensor, parameters, site.format)
+        if public:
+            self._rename_result(result, value)
+            result = value
+        for reader, index in readers:
+            self.editor.set_input(reader, index, result)
+
+    def weight(self, site: Site, parameters: Parameters) -> None:
+        """Puts the codes of a weight and a DequantizeLinear in its place, or a pair on the float weight."""
+        value = self.tensors[site.tensor]
+        if self.float_weights:
+            result = self._pair(value, site.tensor, parameters, site.format)
+        else:
+            compute = partial(_codes, self.model, value, parameters, site.format)
+            codes = self.editor.deferred(f"{site.tensor}_quantized", value.shape, site.format.onnx_dtype, compute)
+            result = self._dequantize(codes, site.tensor, parameters, site.format)
+        self._feed(site.edges, result)
+
+    def bias(self, site: Site, parameters: Parameters) -> None:
+        """Puts the int32 codes of a bias and a DequantizeLinear in its place."""
+        values = self.model.array(self.tensors[site.tensor]).astype(np.float64)
+        codes = np.clip(np.rint(values / parameters.scale.astype(np.float64)), -INT32_MAX, INT32_MAX).astype(np.int32)
+        stored = self.editor.constant(f"{site.tensor}_quantized", codes)
+        self._feed(site.edges, self._dequantize(stored, site.tensor, parameters, site.format))
+
+    def _feed(self, edges: tuple[Edge, ...], result: gs.Tensor) -> None:
+        for edge in edges:
+            self.editor.set_input(self.nodes[edge.node], edge.index, result)
+
+    def _pair(self, value: gs.Tensor, name: str, parameters: Parameters, fmt: TensorFormat) -> gs.Variable:
+        scale, zero_point = self._constants(name, parameters)
+        attrs = _axis_of(parameters, fmt)
+        quantized = self.editor.insert("QuantizeLinear", [value, scale, zero_point], f"{name}_QuantizeLinear", dict(attrs))
+        quantized.dtype = fmt.storage
+        result = self.editor.insert("DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear", attrs)
+        result.dtype = value.dtype
+        return result
+
+    def _dequantize(self, codes: gs.Constant, name: str, parameters: Parameters, fmt: TensorFormat) -> gs.Variable:
+        scale, zero_point = self._constants(name, parameters)
+        inputs = [codes, scale, zero_point]
+        result = self.editor.insert("DequantizeLinear", inputs, f"{name}_DequantizeLinear", _axis_of(parameters, fmt))
+        result.dtype = parameters.scale.dtype
+        return result
+
+    def _constants(self, name: str, parameters: Parameters) -> tuple[gs.Constant, gs.Constant]:
+        return (
+            self.editor.constant(f"{name}_scale", parameters.scale),
+            self.editor.constant(f"{name}_zero_point", parameters.zero_point),
+        )
+
+    def _behind_output(self, value: gs.Variable) -> gs.Variable:
+        """Lets the producer of a graph output give an inner value, so that the output can come from the pair."""
+        producer = value.inputs[0]
+        inner = gs.Variable(f"{value.name}_float", dtype=value.dtype, shape=value.shape)
+        index = next(i for i, output in enumerate(producer.outputs) if output is value)
+        list.__setitem__(producer.outputs, index, inner)
+        list.clear(value.inputs)
+        list.append(inner.inputs, producer)
+        return inner
+
+    def _rename_result(self, result: gs.Variable, value: gs.Variable) -> None:
+        node = result.inputs[0]
+        list.__setitem__(node.outputs, 0, value)
+        list.clear(result.inputs)
+        list.append(value.inputs, node)
+
+
+def _distinct(nodes: list[gs.Node]) -> list[gs.Node]:
+    return list({id(node): node for node in nodes}.values())
+
+
+def _axis_of(parameters: Parameters, fmt: TensorFormat) -> dict[str, Any]:
+    return {"axis": fmt.axis} if fmt.axis is not None and parameters.scale.ndim else {}
+
+
+def _codes(model: Model, value: gs.Constant, parameters: Parameters, fmt: TensorFormat) -> np.ndarray[Any, Any]:
+    return quantize(model.array(value), parameters, fmt)
+
+
+def needed_opset(sites: tuple[Site, ...]) -> int:
+    """Returns the lowest ONNX opset whose QuantizeLinear has these formats: 10, 13 per axis, 21 over 8 bits."""
+    formats = [site.format for site in sites]
+    if any(fmt.n_bits > 8 for fmt in formats):
+        return 21
+    return 13 if any(fmt.axis is not None for fmt in formats) else 10
+
+

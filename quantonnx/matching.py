@@ -1,0 +1,236 @@
+"""Does a pattern hold at a node, and if not, why not.
+
+Matching walks backwards from the pattern's output. It backtracks over operand order, optional parts and alternatives,
+then asks that every inner value is private (read only inside the match, no graph output) and lastly the pattern's own
+`check`. Cost is bounded by the pattern, so matching all patterns over a graph is linear in its nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_graphsurgeon as gs
+
+from quantonnx.pattern import (
+    Binding,
+    EitherDeclaration,
+    MatchedNode,
+    MaybeDeclaration,
+    Mismatch,
+    NodeDeclaration,
+    Pattern,
+    ValueDeclaration,
+)
+
+if TYPE_CHECKING:
+    from quantonnx.model import Model
+
+COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"})
+_EMPTY = Binding({}, {})
+
+
+@dataclass
+class Failure:
+    """The refusal that got furthest into a pattern: how many nodes had matched, and the reason as a function."""
+
+    depth: int = -1
+    reason: Callable[[], str] = field(default=lambda: "nothing was tried")
+
+    def note(self, depth: int, reason: Callable[[], str]) -> None:
+        """Keeps the reason if it is the deepest so far."""
+        if depth >= self.depth:
+            self.depth, self.reason = depth, reason
+
+
+class Matcher:
+    """Matches patterns on one model. What it knows of the graph's boundary is read once, so make it anew after edits
+    that change outputs."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._public = {id(output) for output in model.graph.outputs}
+
+    def match(self, pattern: type[Pattern], node: gs.Node) -> Pattern | None:
+        """Returns the match of `pattern` whose last node is `node`, or None."""
+        return self._match(pattern, node, None)
+
+    def why_not(self, pattern: type[Pattern], node: gs.Node) -> str | None:
+        """Returns why `pattern` does not hold at `node`, in one line; None when it does."""
+        failure = Failure()
+        if self._match(pattern, node, failure) is not None:
+            return None
+        return failure.reason()
+
+    def _match(self, pattern: type[Pattern], node: gs.Node, failure: Failure | None) -> Pattern | None:
+        if not node.outputs or pattern.root is None:
+            return None
+        result = node.outputs[0]
+        for binding in _match_value(pattern.root, result, _EMPTY, failure):
+            if not binding.nodes:
+                continue
+            leak = self._leak(binding, result)
+            if leak is not None:
+                if failure is not None:
+                    failure.note(len(binding.nodes), lambda leak=leak: f"{leak.name!r} is also used outside it")  # type: ignore[misc]
+                continue
+            found = pattern(self.model, binding, result)
+            try:
+                found.check()
+            except Mismatch as refusal:
+                if failure is not None:
+                    failure.note(len(binding.nodes) + 1, lambda reason=str(refusal): reason)  # type: ignore[misc]
+                continue
+            return found
+        return None
+
+    def _leak(self, binding: Binding, result: gs.Tensor) -> gs.Tensor | None:
+        inside = {id(matched.node) for matched in binding.nodes.values()}
+        for matched in binding.nodes.values():
+            for output in matched.node.outputs:
+                if output is not result and self._is_read_outside(output, inside):
+                    return output
+        return None
+
+    def _is_read_outside(self, output: gs.Tensor, inside: set[int]) -> bool:
+        if id(output) in self._public or output.name in self.model.captured:
+            return True
+        return any(id(consumer) not in inside for consumer in output.outputs)
+
+
+def _match_value(
+    declared: Any, value: gs.Tensor | None, binding: Binding, failure: Failure | None
+) -> Iterator[Binding]:
+    if isinstance(declared, NodeDeclaration):
+        yield from _match_node(declared, value, binding, failure)
+    elif isinstance(declared, ValueDeclaration):
+        bound = _bind(declared, value, binding, failure)
+        if bound is not None:
+            yield bound
+    elif isinstance(declared, MaybeDeclaration):
+        yield from _match_value(declared.expression, value, binding, failure)
+        yield from _match_value(declared.otherwise, value, binding, failure)
+    elif isinstance(declared, EitherDeclaration):
+        for alternative in declared.alternatives:
+            yield from _match_value(alternative, value, binding, failure)
+
+
+def _bind(
+    declared: ValueDeclaration, value: gs.Tensor | None, binding: Binding, failure: Failure | None
+) -> Binding | None:
+    key = id(declared)
+    if value is None or not value.name:
+        return Binding({**binding.values, key: None}, binding.nodes) if declared.optional else None
+    if declared.constant and not isinstance(value, gs.Constant):
+        if failure is not None:
+            failure.note(len(binding.nodes), lambda: f"{value.name!r} is not a constant")
+        return None
+    if key in binding.values:
+        return binding if binding.values[key] is value else None
+    return Binding({**binding.values, key: value}, binding.nodes)
+
+
+def _match_node(
+    declared: NodeDeclaration, value: gs.Tensor | None, binding: Binding, failure: Failure | None
+) -> Iterator[Binding]:
+    node = value.inputs[0] if value is not None and value.inputs else None
+    known = binding.nodes.get(id(declared))
+    if known is not None:
+        if known.node is node:
+            yield binding
+        return
+    if node is None or node.op not in declared.ops or (node.domain or "") != declared.domain:
+        if failure is not None:
+            failure.note(len(binding.nodes), lambda: _wrong_operator(declared, value, node))
+        return
+    if node.outputs[0] is not value or not _attributes_hold(declared, node, binding, failure):
+        return
+    for order in _orders(declared, node):
+        nodes = {**binding.nodes, id(declared): MatchedNode(declared, node, order)}
+        yield from _match_operands(declared, node, order, 0, Binding(binding.values, nodes), failure)
+
+
+def _match_operands(
+    declared: NodeDeclaration,
+    node: gs.Node,
+    order: tuple[int, ...],
+    position: int,
+    binding: Binding,
+    failure: Failure | None,
+) -> Iterator[Binding]:
+    if position == len(declared.operands):
+        if declared.open_ended or not any(extra.name for extra in node.inputs[position:]):
+            yield binding
+        elif failure is not None:
+            failure.note(len(binding.nodes), lambda: f"{node.op} {node.name!r} has {len(node.inputs)} inputs")
+        return
+    operand = declared.operands[position]
+    if isinstance(operand, ValueDeclaration) and operand.many:
+        values = {**binding.values, id(operand): tuple(node.inputs[position:])}
+        yield Binding(values, binding.nodes)
+        return
+    index = order[position]
+    value = node.inputs[index] if index < len(node.inputs) else None
+    for bound in _match_value(operand, value, binding, failure):
+        yield from _match_operands(declared, node, order, position + 1, bound, failure)
+
+
+def _orders(declared: NodeDeclaration, node: gs.Node) -> Iterable[tuple[int, ...]]:
+    straight = tuple(range(len(declared.operands)))
+    if len(straight) == 2 and len(node.inputs) == 2 and node.op in COMMUTATIVE:
+        return (straight, (1, 0))
+    return (straight,)
+
+
+def _attributes_hold(
+    declared: NodeDeclaration, node: gs.Node, binding: Binding, failure: Failure | None
+) -> bool:
+    for name, wanted in declared.attributes.items():
+        found = node.attrs.get(name)
+        if wanted(found) if callable(wanted) else found == wanted:
+            continue
+        if failure is not None:
+            failure.note(len(binding.nodes), lambda: f"{node.op} {node.name!r} has {name}={found!r}")  # noqa: B023
+        return False
+    return True
+
+
+def _wrong_operator(declared: NodeDeclaration, value: gs.Tensor | None, node: gs.Node | None) -> str:
+    wanted = " or ".join(declared.ops)
+    if value is None or not value.name:
+        return f"an operand that should come from {wanted} is absent"
+    if node is None:
+        kind = "a constant" if isinstance(value, gs.Constant) else "an input of the graph"
+        return f"{value.name!r} is {kind}, not the result of {wanted}"
+    domain = f"{node.domain}." if node.domain else ""
+    return f"{value.name!r} comes from {domain}{node.op}, not {wanted}"
+
+
+def root_operators(pattern: type[Pattern]) -> frozenset[str]:
+    """Returns the operators that the last node of a match can be."""
+    return frozenset(_roots(pattern.root))
+
+
+def _roots(declared: Any) -> set[str]:
+    if isinstance(declared, NodeDeclaration):
+        return set(declared.ops)
+    if isinstance(declared, MaybeDeclaration):
+        return _roots(declared.expression) | _roots(declared.otherwise)
+    if isinstance(declared, EitherDeclaration):
+        return set().union(*(_roots(alternative) for alternative in declared.alternatives))
+    return set()
+
+
+class PatternIndex:
+    """Patterns by the operator that a match ends in, in the order in which they are tried."""
+
+    def __init__(self, patterns: Iterable[type[Pattern]]) -> None:
+        self._by_operator: dict[str, list[type[Pattern]]] = {}
+        for pattern in patterns:
+            for name in root_operators(pattern):
+                self._by_operator.setdefault(name, []).append(pattern)
+
+    def at(self, node: gs.Node) -> list[type[Pattern]]:
+        """Returns the patterns that could end in `node`."""
+        return self._by_operator.get(node.op, [])

@@ -1,0 +1,327 @@
+"""The vocabulary of pattern declarations: a class whose body reads like the subgraph that it matches.
+
+    class ConvRelu(Pattern):
+        x = tensor()
+        weight = const()
+        bias = const(optional=True)
+        conv = op.Conv(x, weight, bias)
+        output = op.Relu(conv)
+        qdq_points = (INPUT(x), WEIGHT(weight, axis=0))
+
+The class is the declaration, an instance is one match: its attributes are the matched tensors (`self.x`), nodes
+(`self.conv`), or None for an optional part that is absent. Operand order of commutative operators, diamonds and the
+privacy of inner values are the engine's business (`matching.py`), never the author's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from quantonnx.errors import PatternError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_graphsurgeon as gs
+
+    from quantonnx.model import Model
+    from quantonnx.editing import Rewriter
+
+
+class Mismatch(Exception):  # noqa: N818 - a refusal with a reason is an answer, not an error
+    """Raised by `Pattern.check` to refuse a match; the message names the tensor or node and says why."""
+
+
+class Role(Enum):
+    """What a Q/DQ pair is for."""
+
+    INPUT = "input"
+    RESIDUAL_INPUT = "residual_input"
+    OUTPUT = "output"
+    WEIGHT = "weight"
+    BIAS = "bias"
+
+    @property
+    def on_activation(self) -> bool:
+        """True where the numbers come from calibration, False where they come from a constant."""
+        return self in (Role.INPUT, Role.RESIDUAL_INPUT, Role.OUTPUT)
+
+
+# ---------------------------------------------------------------------------------------------- declarations
+
+
+@dataclass(frozen=True, eq=False)
+class ValueDeclaration:
+    """A value from outside the pattern: any tensor, a constant, or (`many`) all remaining operands."""
+
+    constant: bool = False
+    optional: bool = False
+    many: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class NodeDeclaration:
+    """One operator: its names, operands, attribute predicates and domain."""
+
+    ops: tuple[str, ...]
+    operands: tuple[Any, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
+    open_ended: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class MaybeDeclaration:
+    """An expression that may be absent; then the value is that of its first operand."""
+
+    expression: Any
+
+    @property
+    def otherwise(self) -> Any:
+        """What stands there when the expression is absent."""
+        expression = self.expression
+        while isinstance(expression, EitherDeclaration):
+            expression = expression.alternatives[0]
+        return expression.operands[0]
+
+
+@dataclass(frozen=True, eq=False)
+class EitherDeclaration:
+    """Several expressions, of which the first that holds is taken."""
+
+    alternatives: tuple[Any, ...]
+
+
+def tensor() -> Any:
+    """Declares any value that enters the pattern."""
+    return ValueDeclaration()
+
+
+def tensors() -> Any:
+    """Declares all remaining operands of an operator, as a tuple of tensors."""
+    return ValueDeclaration(many=True)
+
+
+def const(*, optional: bool = False) -> Any:
+    """Declares a constant; with `optional` the operand may be absent."""
+    return ValueDeclaration(constant=True, optional=optional)
+
+
+def maybe(expression: Any) -> Any:
+    """Declares an operator that may be absent; its first operand then takes its place."""
+    if not isinstance(expression, (NodeDeclaration, EitherDeclaration)):
+        raise PatternError(f"maybe() takes an operator, not {type(expression).__name__}", "write maybe(op.Relu(x))")
+    return MaybeDeclaration(expression)
+
+
+def either(*alternatives: Any) -> Any:
+    """Declares several ways to write the same thing; the first that holds is taken."""
+    return EitherDeclaration(alternatives)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The name of an operator, or several (`op.Relu | op.Clip`); a call declares a node."""
+
+    names: tuple[str, ...]
+    domain: str = ""
+
+    def __or__(self, other: Operator) -> Operator:
+        return Operator(self.names + other.names, self.domain)
+
+    def __call__(self, *operands: Any, **attributes: Any) -> Any:
+        """Declares a node; a trailing `...` accepts any further operands, attributes are values or predicates."""
+        open_ended = bool(operands) and operands[-1] is ...
+        return NodeDeclaration(
+            ops=self.names,
+            operands=operands[:-1] if open_ended else operands,
+            attributes=attributes,
+            domain=self.domain,
+            open_ended=open_ended,
+        )
+
+
+@dataclass(frozen=True)
+class OperatorSet:
+    """`op.Conv` names an operator of ONNX; `op("com.microsoft").Gelu` one of another domain."""
+
+    domain: str = ""
+
+    def __getattr__(self, name: str) -> Operator:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Operator((name,), self.domain)
+
+    def __call__(self, domain: str) -> OperatorSet:
+        """Returns the operators of another domain."""
+        return OperatorSet(domain)
+
+
+op = OperatorSet()
+
+
+# ---------------------------------------------------------------------------------------------- Q/DQ points
+
+Axis = int | Callable[[Any], int | None] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A position that a pattern declares for a Q/DQ pair: a role, and the declaration that it stands on.
+
+    `axis` is the output-channel axis of a weight: a number, or a function of the match.
+    """
+
+    role: Role
+    declaration: Any
+    axis: Axis = None
+
+
+def INPUT(declaration: Any) -> Point:  # noqa: N802 - reads as the role that it is
+    """Declares a pair on an activation that enters the fused group."""
+    return Point(Role.INPUT, declaration)
+
+
+def RESIDUAL_INPUT(declaration: Any) -> Point:  # noqa: N802
+    """Declares a pair on the skip branch that enters a fused Add."""
+    return Point(Role.RESIDUAL_INPUT, declaration)
+
+
+def OUTPUT(declaration: Any) -> Point:  # noqa: N802
+    """Declares a pair on the value that the fused group gives."""
+    return Point(Role.OUTPUT, declaration)
+
+
+def WEIGHT(declaration: Any, *, axis: Axis = None) -> Point:  # noqa: N802
+    """Declares a quantized weight; `axis` is its output channel axis (an int, or a function of the match)."""
+    return Point(Role.WEIGHT, declaration, axis)
+
+
+def BIAS(declaration: Any) -> Point:  # noqa: N802
+    """Declares a bias that the target may want as int32 with scale = input scale × weight scale."""
+    return Point(Role.BIAS, declaration)
+
+
+# ---------------------------------------------------------------------------------------------- patterns
+
+
+@dataclass(frozen=True)
+class MatchedNode:
+    """A node, the declaration that it matched, and which of its inputs each declared operand took."""
+
+    declaration: NodeDeclaration
+    node: gs.Node
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a match found: values and nodes by the identity of their declaration."""
+
+    values: Mapping[int, Any]
+    nodes: Mapping[int, MatchedNode]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Input `index` of the node called `node`."""
+
+    node: str
+    index: int
+
+
+class Pattern:
+    """A subgraph that the target's compiler runs as one kernel. Subclass it; see the module's docstring."""
+
+    qdq_points: ClassVar[tuple[Point, ...]] = ()
+    declarations: ClassVar[dict[str, Any]] = {}
+    root: ClassVar[Any] = None
+
+    def __init_subclass__(cls) -> None:
+        kinds = (ValueDeclaration, NodeDeclaration, MaybeDeclaration, EitherDeclaration)
+        own = {name: value for name, value in vars(cls).items() if isinstance(value, kinds)}
+        cls.declarations = {**cls.declarations, **own}
+        cls.root = cls.declarations.get("output")
+        if own and not isinstance(cls.root, (NodeDeclaration, MaybeDeclaration, EitherDeclaration)):
+            raise PatternError(
+                f"pattern {cls.__name__} declares no output", "end its body with `output = op.…(…)`"
+            )
+        known = {id(value) for value in cls.declarations.values()}
+        for point in cls.qdq_points:
+            if id(point.declaration) not in known:
+                raise PatternError(
+                    f"a Q/DQ point of {cls.__name__} stands on an undeclared value",
+                    "point at a name that the class body declares",
+                )
+
+    def __init__(self, model: Model, binding: Binding, result: gs.Tensor) -> None:
+        self.model = model
+        self.binding = binding
+        self.result = result
+        for name, declaration in self.declarations.items():
+            self.__dict__[name] = self._bound(declaration)
+
+    @classmethod
+    def with_points(cls, **points: Point | Callable[[Any], Point]) -> type[Pattern]:
+        """Returns the same pattern with other Q/DQ points, given as `declared_name=ROLE`."""
+        resolved = tuple(make(cls.declarations[name]) if callable(make) else make for name, make in points.items())
+        return type(cls.__name__, (cls,), {"qdq_points": resolved, "__doc__": cls.__doc__, "__module__": cls.__module__})
+
+    def check(self) -> None:
+        """Raises Mismatch with a reason when the shape holds but the match is not wanted."""
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Changes the graph so that it holds the fused form; the default leaves it as it is."""
+
+    def array(self, constant: gs.Constant) -> np.ndarray[Any, Any]:
+        """Returns the values of a matched constant."""
+        return self.model.array(constant)
+
+    @property
+    def nodes(self) -> list[gs.Node]:
+        """The matched nodes, root first."""
+        return [matched.node for matched in self.binding.nodes.values()]
+
+    def edges(self, declaration: Any) -> tuple[Edge, ...]:
+        """Returns the inputs of this match that read the declared value."""
+        return tuple(
+            Edge(matched.node.name, index)
+            for matched in self.binding.nodes.values()
+            for position, operand in enumerate(matched.declaration.operands)
+            if operand is declaration
+            for index in _inputs_taken(matched, position)
+        )
+
+    def values(self, declaration: Any) -> tuple[gs.Tensor, ...]:
+        """Returns the tensors that a declaration stands for in this match; empty when an optional one is absent."""
+        if declaration is self.root:
+            return (self.result,)
+        bound = self._bound(declaration)
+        if bound is None:
+            return ()
+        if isinstance(bound, tuple):
+            return bound
+        return (bound,) if isinstance(declaration, ValueDeclaration) else (bound.outputs[0],)
+
+    def _bound(self, declaration: Any) -> Any:
+        if isinstance(declaration, ValueDeclaration):
+            return self.binding.values.get(id(declaration))
+        if isinstance(declaration, NodeDeclaration):
+            found = self.binding.nodes.get(id(declaration))
+            return found.node if found else None
+        if isinstance(declaration, MaybeDeclaration):
+            return self._bound(declaration.expression)
+        alternatives = (self._bound(alternative) for alternative in declaration.alternatives)
+        return next((node for node in alternatives if node is not None), None)
+
+
+def _inputs_taken(matched: MatchedNode, position: int) -> range:
+    first = matched.order[position]
+    many = getattr(matched.declaration.operands[position], "many", False)
+    return range(first, len(matched.node.inputs) if many else min(first + 1, len(matched.node.inputs)))
+
+
+class Conversion(Pattern):
+    """A rewrite that is exact in float and applied until nothing changes, before fusions are matched."""

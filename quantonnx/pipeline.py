@@ -1,0 +1,35 @@
+"""The whole flow on one page: read, fuse, place, calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantonnx.config import QuantConfig
+from quantonnx.plan import Plan
+from quantonnx.quantized import ForwardLoop, Progress, QuantizedModel, calibrate, insert_qdq
+from quantonnx.rewriting import Source, transform
+from quantonnx.target import Patterns, Target
+
+
+def quantize(
+    source: Source,
+    samples: Any = None,
+    *,
+    target: str | Path | Target = "tensorrt",
+    config: QuantConfig | None = None,
+    patterns: str | Path | Patterns = (),
+    plan: Plan | None = None,
+    forward_loop: ForwardLoop | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Returns a calibrated Q/DQ model; `.save(path)` writes it.
+
+    `source` is a path, bytes, a ModelProto or a Model; it is not changed. `samples` and `forward_loop` are those of
+    `calibrate`. Raises a QuantonnxError, one line for a person, for anything that cannot be done.
+    """
+    fused = transform(source, target=target, patterns=patterns, plan=plan)
+    placed = insert_qdq(fused.model, fused.matches, config)
+    return calibrate(placed, samples, forward_loop=forward_loop, limit=limit, threads=threads, progress=progress)

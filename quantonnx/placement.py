@@ -1,0 +1,277 @@
+"""Points into sites: where Q/DQ pairs stand, in which format, and why.
+
+One pure function of (model, matches, target, configuration). Its steps, in order: collect what the applied matches
+claim, minus what the user excluded and what the target's rules refuse; keep glue operators only inside a quantized
+region; move claims through operators that only move data; share one pair per tensor and format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_graphsurgeon as gs
+
+from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
+from quantonnx.errors import ConfigError
+from quantonnx.formats import TensorFormat
+from quantonnx.model import Model
+from quantonnx.pattern import Edge, Pattern, Point, Role
+from quantonnx.plan import Step, near
+from quantonnx.rewriting import Matches
+from quantonnx.target import BiasKind, Target
+
+
+@dataclass(frozen=True)
+class Site:
+    """One pair, or one quantized constant.
+
+    `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
+    `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
+    (activation tensor, weight tensor). `owner` is the value that the first claiming match gives.
+    """
+
+    tensor: str
+    roles: tuple[Role, ...]
+    format: TensorFormat
+    edges: tuple[Edge, ...]
+    pattern: str
+    owner: str
+    source: str = ""
+    whole: bool = False
+    derived_from: tuple[str, str] | None = None
+    reason: str = ""
+
+    @property
+    def on_activation(self) -> bool:
+        """True where calibration gives the numbers."""
+        return self.roles[0].on_activation
+
+    @property
+    def is_weight(self) -> bool:
+        """True for a quantized weight."""
+        return Role.WEIGHT in self.roles
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why something was left in float, or moved: the operator or tensor, and the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the pairs stand, and what was decided against."""
+
+    sites: tuple[Site, ...]
+    decisions: tuple[Decision, ...]
+
+
+def place(model: Model, matches: Matches, config: QuantConfig) -> Placement:
+    """Returns the sites of a fused model. Raises ConfigError for a name that matches nothing."""
+    target = matches.target
+    check_names(model, config)
+    decisions: list[Decision] = []
+    taken = [
+        (step, found)
+        for step, found in _wanted(matches.resolve(model), target, config, decisions)
+        if found.qdq_points
+    ]
+    claims = _claims(_inside_region(taken, target, decisions), target, config, decisions)
+    producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name}
+    moved = _through_same_scale(_through_transparent(claims, target, producers), target, producers)
+    sites = tuple(_shared(moved))
+    _check_fixed(config, sites)
+    return Placement(sites, (*decisions, *_left_alone(model, matches)))
+
+
+def check_names(model: Model, config: QuantConfig) -> None:
+    """Raises ConfigError when a name in the configuration matches no node, tensor or operator type of the model."""
+    known = [name for node in model.graph.nodes for name in _names(node)]
+    known += list(model.original_names) if hasattr(model, "original_names") else []
+    for where, names in (("exclude", config.exclude), ("skip.stub", config.skip.stub), ("skip.weight", config.skip.weight)):
+        NameRules(names, where).check(known)
+
+
+def _names(node: gs.Node) -> list[str]:
+    return [node.name, node.op, *(output.name for output in node.outputs)]
+
+
+def _wanted(
+    found: Iterable[tuple[Step, Pattern]], target: Target, config: QuantConfig, decisions: list[Decision]
+) -> Iterator[tuple[Step, Pattern]]:
+    excluded = NameRules(config.exclude, "exclude")
+    for step, match in found:
+        names = [*step.nodes, *(name for node in match.nodes for name in _names(node))]
+        rule = excluded.first(names)
+        reason = f"excluded by {rule!r}" if rule else next((r for ask in target.rules if (r := ask(match))), None)
+        if reason is None and not match.qdq_points:
+            reason = f"{step.pattern} declares no points: it stays in float on {target.name}"
+        if reason is None:
+            yield step, match
+        else:
+            decisions.append(Decision(step.output, reason))
+
+
+def _inside_region(
+    found: list[tuple[Step, Pattern]], target: Target, decisions: list[Decision]
+) -> Iterator[tuple[Step, Pattern]]:
+    """Glue costs two conversions where a neighbour is float, so it is kept only where all its inputs are quantized."""
+    quantized: set[str] = set()
+    passing = target.same_scale | target.transparent
+    for step, match in found:
+        if step.pattern in target.glue:
+            inputs = [v for point in match.qdq_points if point.role is Role.INPUT for v in match.values(point.declaration)]
+            floating = next((v.name for v in inputs if _origin(v, passing) not in quantized), None)
+            if floating is not None:
+                decisions.append(Decision(step.output, f"its input {floating!r} is not quantized, so integer codes gain nothing"))
+                continue
+        quantized.update(v.name for p in match.qdq_points if p.role is Role.OUTPUT for v in match.values(p.declaration))
+        yield step, match
+
+
+def _origin(value: gs.Tensor, passing: frozenset[str]) -> str:
+    while value.inputs and value.inputs[0].op in passing:
+        value = value.inputs[0].inputs[0]
+    return str(value.name)
+
+
+def _claims(
+    found: Iterable[tuple[Step, Pattern]], target: Target, config: QuantConfig, decisions: list[Decision]
+) -> list[Site]:
+    stub, weight = NameRules(config.skip.stub, "skip.stub"), NameRules(config.skip.weight, "skip.weight")
+    claims: list[Site] = []
+    for step, match in found:
+        names = [name for node in match.nodes for name in _names(node)]
+        skips_activation, skips_weight = stub.first(names), weight.first(names)
+        for point in match.qdq_points:
+            skip = skips_activation if point.role.on_activation else skips_weight
+            if skip:
+                decisions.append(Decision(step.output, f"{point.role.value} skipped by {skip!r}"))
+            elif point.role is Role.BIAS:
+                claims += _bias_claim(point, step, match, target, bool(skips_activation))
+            else:
+                claims += _point_claims(point, step, match, target, config)
+    return claims
+
+
+def _point_claims(point: Point, step: Step, match: Pattern, target: Target, config: QuantConfig) -> Iterator[Site]:
+    is_weight = point.role is Role.WEIGHT
+    fmt = _adjusted(target.weight if is_weight else target.activation, config.weight if is_weight else config.activation)
+    if is_weight:
+        fmt = replace(fmt, axis=_axis(point, match) if fmt.axis is not None else None)
+    edges = match.edges(point.declaration)
+    for value in match.values(point.declaration):
+        own = tuple(edge for edge in edges if _reads(match, edge, value))
+        yield Site(
+            tensor=value.name,
+            roles=(point.role,),
+            format=fmt,
+            edges=() if point.role is Role.OUTPUT else own,
+            pattern=step.pattern,
+            owner=step.output,
+            source=value.name,
+            whole=point.role is Role.OUTPUT,
+            reason=f"{point.role.name} of {step.pattern}",
+        )
+
+
+def _reads(match: Pattern, edge: Edge, value: gs.Tensor) -> bool:
+    return any(node.name == edge.node and node.inputs[edge.index] is value for node in match.nodes)
+
+
+def _axis(point: Point, match: Pattern) -> int | None:
+    return point.axis(match) if callable(point.axis) else point.axis
+
+
+def _adjusted(fmt: TensorFormat, asked: TensorQuantConfig) -> TensorFormat:
+    given = {name: getattr(asked, name) for name in ("n_bits", "symmetric", "signed")}
+    fmt = replace(fmt, **{name: value for name, value in given.items() if value is not None})
+    if asked.symmetric and asked.signed is None:
+        fmt = replace(fmt, signed=True)
+    return replace(fmt, axis=None) if asked.per_channel is False else fmt
+
+
+def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, activation_is_float: bool) -> Iterator[Site]:
+    values = match.values(point.declaration)
+    by_role = {p.role: match.values(p.declaration) for p in match.qdq_points}
+    if target.bias is not BiasKind.INT32 or not values or activation_is_float or not by_role.get(Role.WEIGHT):
+        return
+    if len(values[0].shape) != 1:
+        return
+    yield Site(
+        tensor=values[0].name,
+        roles=(Role.BIAS,),
+        format=TensorFormat(n_bits=8, axis=0),
+        edges=match.edges(point.declaration),
+        pattern=step.pattern,
+        owner=step.output,
+        derived_from=(by_role[Role.INPUT][0].name, by_role[Role.WEIGHT][0].name),
+        reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
+    )
+
+
+def _through_transparent(claims: list[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
+    """A pair before an operator that only moves data serves the operator after it too."""
+    claimed = {claim.tensor for claim in claims if claim.on_activation}
+    for claim in claims:
+        node = producers.get(claim.tensor)
+        if claim.roles == (Role.INPUT,) and node is not None and node.op in target.transparent:
+            before = node.inputs[0]
+            if before.name in claimed and len(node.outputs[0].outputs) == len(claim.edges):
+                edge = Edge(node.name, 0)
+                yield replace(claim, tensor=before.name, source=before.name, edges=(edge,), reason=f"{claim.reason}, before {node.op}")
+                continue
+        yield claim
+
+
+def _through_same_scale(claims: Iterable[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
+    """An operator that copies codes is an integer one when the pairs on both sides share one scale."""
+    claims = list(claims)
+    claimed = {claim.tensor for claim in claims if claim.on_activation}
+    for claim in claims:
+        source = claim.tensor
+        while claim.on_activation and (node := producers.get(source)) is not None and node.op in target.same_scale:
+            if node.inputs[0].name not in claimed:
+                break
+            source = node.inputs[0].name
+        if source == claim.tensor:
+            yield claim
+        else:
+            yield replace(claim, source=source, reason=f"{claim.reason}, same scale as {source!r}")
+
+
+def _shared(claims: Iterable[Site]) -> Iterator[Site]:
+    merged: dict[tuple[str, TensorFormat, tuple[str, str] | None], Site] = {}
+    for claim in claims:
+        key = (claim.tensor, claim.format, claim.derived_from)
+        first = merged.get(key)
+        merged[key] = claim if first is None else _merged(first, claim)
+    yield from merged.values()
+
+
+def _merged(first: Site, other: Site) -> Site:
+    return replace(
+        first,
+        roles=tuple(dict.fromkeys(first.roles + other.roles)),
+        edges=tuple(dict.fromkeys(first.edges + other.edges)),
+        whole=first.whole or other.whole,
+        reason=first.reason if other.reason in first.reason else f"{first.reason}; {other.reason}",
+    )
+
+
+def _check_fixed(config: QuantConfig, sites: Sequence[Site]) -> None:
+    known = [site.tensor for site in sites if site.on_activation]
+    for name in config.fixed:
+        if name not in known:
+            raise ConfigError(f"fixed: no pair stands on {name!r}", near(name, known))
+
+
+def _left_alone(model: Model, matches: Matches) -> Iterator[Decision]:
+    for step in matches:
+        if not step.apply:
+            yield Decision(step.output, step.reason or "switched off in the plan")
+    for name, reason in model.left_in_float.items():
+        yield Decision(name, reason)

@@ -1,0 +1,120 @@
+"""A target: the compiler that will run the model, as its patterns, formats and rules.
+
+A target is data. What it adds to the patterns are the positions that its compiler wants (`Pattern.with_points`), the
+integer formats that it takes, and a few rules, each of which answers with a reason that people can read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from quantonnx.errors import PatternError, QuantonnxError, TargetError
+from quantonnx.formats import TensorFormat
+from quantonnx.pattern import Pattern
+from quantonnx.plan import near
+
+if TYPE_CHECKING:
+    from quantonnx.model import Model
+
+Rule = Callable[[Pattern], str | None]
+"""Asks whether a match should stay in float: the reason, or None."""
+
+Patterns = tuple[type[Pattern], ...]
+
+
+class BiasKind(Enum):
+    """How a target takes the bias of a quantized operator."""
+
+    FLOAT = "float"
+    INT32 = "int32"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One compiler. `patterns` are tried longest match first; `glue` are those that are quantized only where every
+    input already comes from a quantized operator, because on their own they would cost more than they gain.
+
+    `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
+    serves the operator after it as well.
+    """
+
+    name: str
+    description: str
+    conversions: Patterns
+    patterns: Patterns
+    activation: TensorFormat
+    weight: TensorFormat
+    bias: BiasKind
+    glue: frozenset[str] = frozenset()
+    rules: tuple[Rule, ...] = ()
+    same_scale: frozenset[str] = frozenset()
+    transparent: frozenset[str] = frozenset()
+    weight_opset: int = 13
+    max_opset: int | None = None
+    names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names.update({pattern.__name__: pattern for pattern in reversed(self.conversions + self.patterns)})
+
+    def with_patterns(self, patterns: Patterns) -> Target:
+        """Returns the target with more patterns, tried before its own."""
+        from quantonnx.pattern import Conversion
+
+        conversions = tuple(pattern for pattern in patterns if issubclass(pattern, Conversion))
+        fusions = tuple(pattern for pattern in patterns if not issubclass(pattern, Conversion))
+        return replace(self, conversions=conversions + self.conversions, patterns=fusions + self.patterns)
+
+
+def get_target(target: str | Path | Target) -> Target:
+    """Returns a target by its name, or from a Python file that ends in `target = Target(...)`."""
+    if isinstance(target, Target):
+        return target
+    known = known_targets()
+    if str(target) in known:
+        return known[str(target)]
+    if str(target).endswith(".py"):
+        found = getattr(load_module(target), "target", None)
+        if not isinstance(found, Target):
+            raise TargetError(f"{target} defines no target", "end the file with `target = Target(...)`")
+        return found
+    hint = near(str(target), known) or f"known targets: {', '.join(known)}"
+    raise TargetError(f"unknown target {str(target)!r}", f"{hint} (or give a .py file)")
+
+
+def known_targets() -> dict[str, Target]:
+    """Returns the shipped targets by name."""
+    from quantonnx.patterns.targets import onnxruntime, tensorrt
+
+    return {module.target.name: module.target for module in (tensorrt, onnxruntime)}
+
+
+def load_patterns(path: str | Path) -> Patterns:
+    """Returns the `patterns` tuple of a user's pattern file."""
+    found = getattr(load_module(path), "patterns", None)
+    if not isinstance(found, tuple) or not all(isinstance(p, type) and issubclass(p, Pattern) for p in found):
+        raise PatternError(f"{path} defines no patterns", "end the file with `patterns = (MyPattern, ...)`")
+    return found
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """Runs a user's Python file and returns its module; what it raises comes back as one line with the place."""
+    path = Path(path)
+    if not path.is_file():
+        raise PatternError(f"{path} does not exist", "give the path of a Python file")
+    spec = importlib.util.spec_from_file_location(f"quantonnx_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise PatternError(f"{path} cannot be loaded", "give the path of a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except QuantonnxError:
+        raise
+    except Exception as error:
+        raise PatternError(f"{path} fails: {type(error).__name__}: {error}", "run it with python to see where") from error
+    return module
