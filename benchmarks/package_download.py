@@ -65,5 +65,7 @@ def member(archive: Path, name: str, *, sha256: str) -> Path:
         found = hashlib.sha256(data).hexdigest()
         if not found.startswith(sha256):
             raise Unavailable(f"{name} in {archive.name}: sha256 {found[:8]}, expected {sha256}")
-        target.write_bytes(data)
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(data)
+        os.replace(partial, target)
     return target

@@ -18,11 +18,13 @@ from package_download import wheel
 from PIL import Image
 
 LABELLED = "foolbox==3.3.4"
-UNLABELLED = "scikit-image>=0.22"
-CALIBRATION_PHOTOS = (
-    "astronaut", "brick", "camera", "chelsea", "clock_motion", "coffee", "coins",
-    "grass", "gravel", "horse", "motorcycle_left", "motorcycle_right", "rocket",
-)  # fmt: skip
+UNLABELLED = {
+    "scikit-image>=0.22": (
+        "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+        "gravel.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg",
+    ),
+    "scikit-learn>=1.3": ("china.jpg", "flower.jpg"),
+}  # fmt: skip
 CALIBRATION_VIEWS = 64
 SCALED, SIDE = 256, 224
 Array = npt.NDArray[np.generic]
@@ -60,11 +62,17 @@ def labelled_views(cache: Path) -> tuple[Array, Array]:
     return np.stack(views), np.array(labels, np.int64)
 
 
+def unlabelled_photos(cache: Path) -> Iterator[Image.Image]:
+    """Yield the photographs to calibrate on."""
+    for requirement, names in UNLABELLED.items():
+        with zipfile.ZipFile(wheel(requirement, cache)) as archive:
+            members = {Path(name).name: name for name in archive.namelist()}
+            yield from (open_image(archive, members[name]) for name in names)
+
+
 def unlabelled_views(cache: Path) -> Array:
     """Return uint8 64×224×224×3 views of other photographs; every photograph's centre comes first."""
-    with zipfile.ZipFile(wheel(UNLABELLED, cache)) as archive:
-        members = {Path(name).stem: name for name in archive.namelist() if "/data/" in name}
-        photos = [list(five_views(open_image(archive, members[name]))) for name in CALIBRATION_PHOTOS]
+    photos = [list(five_views(image)) for image in unlabelled_photos(cache)]
     return np.stack([photo[view] for view in range(5) for photo in photos])[:CALIBRATION_VIEWS]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from quantonnx.patterns.folding import FoldConstants
+from quantonnx.patterns.shapes import rank
 
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
-from quantonnx.patterns.shapes import rank
 
 
 class ConstantToInitializer(Conversion):
@@ -181,10 +182,10 @@ def _refuse_public(found: Conversion, value: gs.Tensor | None) -> None:
 
 conversions = (
     ConstantToInitializer,
+    FoldConstants,
     RemoveIdentity,
     RemoveDropout,
     SumToAdd,
     PadIntoConv,
     MeanToGlobalPool,
 )
-

@@ -54,7 +54,9 @@ class ConvBN(Pattern):
 
     conv = (op.Conv | op.ConvTranspose)(x, weight, bias)
     bn = maybe(
-        op.BatchNormalization(conv, gamma, beta, mean, variance, training_mode=lambda v: not v, is_test=lambda v: v in (None, 1))
+        op.BatchNormalization(
+            conv, gamma, beta, mean, variance, training_mode=lambda v: not v, is_test=lambda v: v in (None, 1)
+        )
     )
     output = bn
 

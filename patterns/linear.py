@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantonnx.pattern import INPUT, WEIGHT, Mismatch, Pattern, const, either, op, tensor
 from quantonnx.patterns.convolution import activated
+
+from quantonnx.pattern import INPUT, WEIGHT, Mismatch, Pattern, const, either, op, tensor
 
 
 def output_axis(found: Any) -> int:
@@ -32,7 +33,10 @@ class Linear(Pattern):
         """Refuses scaled products, and weights that are not matrices."""
         if len(self.weight.shape) < 2:
             raise Mismatch(f"the weight {self.weight.name!r} is not a matrix")
-        if self.gemm is not None and (self.gemm.attrs.get("alpha", 1.0), self.gemm.attrs.get("beta", 1.0)) != (1.0, 1.0):
+        if self.gemm is not None and (
+            self.gemm.attrs.get("alpha", 1.0),
+            self.gemm.attrs.get("beta", 1.0),
+        ) != (1.0, 1.0):
             raise Mismatch(f"{self.gemm.name!r} scales its product (alpha, beta)")
 
 

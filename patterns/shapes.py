@@ -5,7 +5,17 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 _KEEPS_RANK = frozenset(
-    {"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSwish", "HardSigmoid", "BatchNormalization", "MaxPool", "AveragePool"}
+    {
+        "Relu",
+        "Clip",
+        "LeakyRelu",
+        "Sigmoid",
+        "HardSwish",
+        "HardSigmoid",
+        "BatchNormalization",
+        "MaxPool",
+        "AveragePool",
+    }
 )
 _ELEMENTWISE = frozenset({"Add", "Mul"})
 

@@ -100,12 +100,12 @@ class QuantConfig(_Strict):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}", "expected a YAML file") from error
+            raise ConfigError(
+                f"{path} cannot be read: {' '.join(str(error).split())}", "expected a YAML file"
+            ) from error
         if not isinstance(content or {}, dict):
             raise ConfigError(f"{path} holds {type(content).__name__}", "expected a mapping of settings")
         return cls(**(content or {}))
-
-
 
 
 class NameRules:

@@ -43,7 +43,12 @@ class Rewriter:
         return deferred(self._unique(name), tuple(shape), onnx_dtype, compute)
 
     def insert(
-        self, op: str, inputs: Iterable[gs.Tensor], name: str, attrs: dict[str, Any] | None = None, domain: str = ""
+        self,
+        op: str,
+        inputs: Iterable[gs.Tensor],
+        name: str,
+        attrs: dict[str, Any] | None = None,
+        domain: str = "",
     ) -> gs.Variable:
         """Adds a node called `name` and returns its only output; the order of nodes is mended by `Model.sort`."""
         inputs = list(inputs)
@@ -115,7 +120,9 @@ class Rewriter:
         if not self.can_bypass(node, value):
             raise PatternError(f"{node.name!r} gives the public value {result.name!r}", "ask can_bypass() first")
         producer = value.inputs[0]
-        readers = [(reader, index) for reader in value.outputs for index, read in enumerate(reader.inputs) if read is value]
+        readers = [
+            (reader, index) for reader in value.outputs for index, read in enumerate(reader.inputs) if read is value
+        ]
         self.remove(node)
         index = next(i for i, output in enumerate(producer.outputs) if output is value)
         list.__setitem__(producer.outputs, index, result)

@@ -22,7 +22,9 @@ from quantonnx.placement import Site
 INT32_MAX = 2**31 - 1
 
 
-def insert_pairs(model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], *, float_weights: bool) -> None:
+def insert_pairs(
+    model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], *, float_weights: bool
+) -> None:
     """Changes `model` in place: one pair for each activation site, integer constants for weights and biases.
 
     With `float_weights`, weights keep their float values and get a Q/DQ pair instead.
@@ -49,7 +51,9 @@ class _Writer:
     def activation(self, site: Site, parameters: Parameters) -> None:
         """Puts a pair on a value that is computed, or that enters the graph."""
         value = self.tensors[site.tensor]
-        readers = [(reader, i) for reader in _distinct(value.outputs) for i, v in enumerate(reader.inputs) if v is value]
+        readers = [
+            (reader, i) for reader in _distinct(value.outputs) for i, v in enumerate(reader.inputs) if v is value
+        ]
         if not site.whole:
             readers = [(self.nodes[edge.node], edge.index) for edge in site.edges]
         public = site.whole and self.editor.is_public(value) and bool(value.inputs)
@@ -86,9 +90,13 @@ class _Writer:
     def _pair(self, value: gs.Tensor, name: str, parameters: Parameters, fmt: TensorFormat) -> gs.Variable:
         scale, zero_point = self._constants(name, parameters)
         attrs = _axis_of(parameters, fmt)
-        quantized = self.editor.insert("QuantizeLinear", [value, scale, zero_point], f"{name}_QuantizeLinear", dict(attrs))
+        quantized = self.editor.insert(
+            "QuantizeLinear", [value, scale, zero_point], f"{name}_QuantizeLinear", dict(attrs)
+        )
         quantized.dtype = fmt.storage
-        result = self.editor.insert("DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear", attrs)
+        result = self.editor.insert(
+            "DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear", attrs
+        )
         result.dtype = value.dtype
         return result
 
@@ -140,5 +148,3 @@ def needed_opset(sites: tuple[Site, ...]) -> int:
     if any(fmt.n_bits > 8 for fmt in formats):
         return 21
     return 13 if any(fmt.axis is not None for fmt in formats) else 10
-
-

@@ -183,9 +183,7 @@ def _orders(declared: NodeDeclaration, node: gs.Node) -> Iterable[tuple[int, ...
     return (straight,)
 
 
-def _attributes_hold(
-    declared: NodeDeclaration, node: gs.Node, binding: Binding, failure: Failure | None
-) -> bool:
+def _attributes_hold(declared: NodeDeclaration, node: gs.Node, binding: Binding, failure: Failure | None) -> bool:
     for name, wanted in declared.attributes.items():
         found = node.attrs.get(name)
         if wanted(found) if callable(wanted) else found == wanted:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_graphsurgeon as gs
 
-    from quantonnx.model import Model
     from quantonnx.editing import Rewriter
+    from quantonnx.model import Model
 
 
 class Mismatch(Exception):  # noqa: N818 - a refusal with a reason is an answer, not an error
@@ -245,9 +245,7 @@ class Pattern:
         cls.declarations = {**cls.declarations, **own}
         cls.root = cls.declarations.get("output")
         if own and not isinstance(cls.root, (NodeDeclaration, MaybeDeclaration, EitherDeclaration)):
-            raise PatternError(
-                f"pattern {cls.__name__} declares no output", "end its body with `output = op.…(…)`"
-            )
+            raise PatternError(f"pattern {cls.__name__} declares no output", "end its body with `output = op.…(…)`")
         known = {id(value) for value in cls.declarations.values()}
         for point in cls.qdq_points:
             if id(point.declaration) not in known:
@@ -267,7 +265,11 @@ class Pattern:
     def with_points(cls, **points: Point | Callable[[Any], Point]) -> type[Pattern]:
         """Returns the same pattern with other Q/DQ points, given as `declared_name=ROLE`."""
         resolved = tuple(make(cls.declarations[name]) if callable(make) else make for name, make in points.items())
-        return type(cls.__name__, (cls,), {"qdq_points": resolved, "__doc__": cls.__doc__, "__module__": cls.__module__})
+        return type(
+            cls.__name__,
+            (cls,),
+            {"qdq_points": resolved, "__doc__": cls.__doc__, "__module__": cls.__module__},
+        )
 
     def check(self) -> None:
         """Raises Mismatch with a reason when the shape holds but the match is not wanted."""

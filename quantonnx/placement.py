@@ -75,9 +75,7 @@ def place(model: Model, matches: Matches, config: QuantConfig) -> Placement:
     check_names(model, config)
     decisions: list[Decision] = []
     taken = [
-        (step, found)
-        for step, found in _wanted(matches.resolve(model), target, config, decisions)
-        if found.qdq_points
+        (step, found) for step, found in _wanted(matches.resolve(model), target, config, decisions) if found.qdq_points
     ]
     claims = _claims(_inside_region(taken, target, decisions), target, config, decisions)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name}
@@ -91,7 +89,11 @@ def check_names(model: Model, config: QuantConfig) -> None:
     """Raises ConfigError when a name in the configuration matches no node, tensor or operator type of the model."""
     known = [name for node in model.graph.nodes for name in _names(node)]
     known += list(model.original_names) if hasattr(model, "original_names") else []
-    for where, names in (("exclude", config.exclude), ("skip.stub", config.skip.stub), ("skip.weight", config.skip.weight)):
+    for where, names in (
+        ("exclude", config.exclude),
+        ("skip.stub", config.skip.stub),
+        ("skip.weight", config.skip.weight),
+    ):
         NameRules(names, where).check(known)
 
 
@@ -123,10 +125,14 @@ def _inside_region(
     passing = target.same_scale | target.transparent
     for step, match in found:
         if step.pattern in target.glue:
-            inputs = [v for point in match.qdq_points if point.role is Role.INPUT for v in match.values(point.declaration)]
+            inputs = [
+                v for point in match.qdq_points if point.role is Role.INPUT for v in match.values(point.declaration)
+            ]
             floating = next((v.name for v in inputs if _origin(v, passing) not in quantized), None)
             if floating is not None:
-                decisions.append(Decision(step.output, f"its input {floating!r} is not quantized, so integer codes gain nothing"))
+                decisions.append(
+                    Decision(step.output, f"its input {floating!r} is not quantized, so integer codes gain nothing")
+                )
                 continue
         quantized.update(v.name for p in match.qdq_points if p.role is Role.OUTPUT for v in match.values(p.declaration))
         yield step, match
@@ -159,7 +165,9 @@ def _claims(
 
 def _point_claims(point: Point, step: Step, match: Pattern, target: Target, config: QuantConfig) -> Iterator[Site]:
     is_weight = point.role is Role.WEIGHT
-    fmt = _adjusted(target.weight if is_weight else target.activation, config.weight if is_weight else config.activation)
+    fmt = _adjusted(
+        target.weight if is_weight else target.activation, config.weight if is_weight else config.activation
+    )
     if is_weight:
         fmt = replace(fmt, axis=_axis(point, match) if fmt.axis is not None else None)
     edges = match.edges(point.declaration)
@@ -216,15 +224,26 @@ def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, activa
 def _through_transparent(claims: list[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
     """A pair before an operator that only moves data serves the operator after it too."""
     claimed = {claim.tensor for claim in claims if claim.on_activation}
+    served = {
+        claim.tensor: node
+        for claim in claims
+        if claim.roles == (Role.INPUT,)
+        and (node := producers.get(claim.tensor)) is not None
+        and node.op in target.transparent
+        and node.inputs[0].name in claimed
+        and len(node.outputs[0].outputs) == len(claim.edges)
+    }
     for claim in claims:
-        node = producers.get(claim.tensor)
-        if claim.roles == (Role.INPUT,) and node is not None and node.op in target.transparent:
-            before = node.inputs[0]
-            if before.name in claimed and len(node.outputs[0].outputs) == len(claim.edges):
-                edge = Edge(node.name, 0)
-                yield replace(claim, tensor=before.name, source=before.name, edges=(edge,), reason=f"{claim.reason}, before {node.op}")
-                continue
-        yield claim
+        if claim.on_activation and claim.tensor in served:
+            node = served[claim.tensor]
+            before, edges = node.inputs[0].name, (Edge(node.name, 0),)
+            reason = f"{claim.reason}, before {node.op}"
+            yield replace(claim, tensor=before, source=before, edges=edges, reason=reason)
+        elif claim.derived_from is not None and claim.derived_from[0] in served:
+            before = served[claim.derived_from[0]].inputs[0].name
+            yield replace(claim, derived_from=(before, claim.derived_from[1]))
+        else:
+            yield claim
 
 
 def _through_same_scale(claims: Iterable[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:

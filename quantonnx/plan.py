@@ -75,7 +75,9 @@ class Plan:
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise PlanError(f"{path} is not a plan: {_one_line(error)}", "write one with `quantonnx plan -o`") from error
+            raise PlanError(
+                f"{path} is not a plan: {_one_line(error)}", "write one with `quantonnx plan -o`"
+            ) from error
         return cls.from_dict(content, str(path))
 
     @classmethod
@@ -119,7 +121,13 @@ def _step(entry: Any, where: str) -> Step:
     if not isinstance(entry.get("apply", True), bool):
         raise PlanError(f"{where} has apply: {entry['apply']!r}", "expected true or false")
     lists = {key: tuple(str(name) for name in entry.get(key) or ()) for key in ("nodes", "points")}
-    return Step(entry["pattern"], entry["output"], apply=entry.get("apply", True), reason=str(entry.get("reason", "")), **lists)
+    return Step(
+        entry["pattern"],
+        entry["output"],
+        apply=entry.get("apply", True),
+        reason=str(entry.get("reason", "")),
+        **lists,
+    )
 
 
 def _one_line(error: Exception) -> str:

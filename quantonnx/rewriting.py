@@ -69,7 +69,9 @@ class Transformed:
     plan: Plan
 
 
-def make_plan(source: Source, *, target: str | Path | Target = "tensorrt", patterns: str | Path | Patterns = ()) -> Plan:
+def make_plan(
+    source: Source, *, target: str | Path | Target = "tensorrt", patterns: str | Path | Patterns = ()
+) -> Plan:
     """Returns what would be done to a model for a target, without doing it.
 
     `patterns` are a user's own, or the path of a file that declares them; they are tried before the target's.
@@ -88,7 +90,7 @@ def transform(
 ) -> Transformed:
     """Returns the fused float model of a target: same results, its operators folded as the compiler folds them.
 
-    With `plan`, exactly its applied steps are taken; a step that no longer holds is reported as skipped, with the reason.
+    With `plan`, exactly its applied steps are taken; one that no longer holds is reported as skipped, with the reason.
     """
     chosen = choose_target(target, patterns)
     model = Model.read(source)
@@ -187,7 +189,10 @@ def _find_fusions(model: Model, target: Target) -> list[Step]:
         if winner is None:
             owner.update((id(node), step) for node in match.nodes)
         else:
-            step.apply, step.reason = False, f"overlaps {winner.pattern} at {winner.output!r}, which comes first"
+            step.apply, step.reason = (
+                False,
+                f"overlaps {winner.pattern} at {winner.output!r}, which comes first",
+            )
         kept.append((position, step))
     return [step for _, step in sorted(kept, key=lambda entry: entry[0])]
 

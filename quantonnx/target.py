@@ -20,7 +20,7 @@ from quantonnx.pattern import Pattern
 from quantonnx.plan import near
 
 if TYPE_CHECKING:
-    from quantonnx.model import Model
+    pass
 
 Rule = Callable[[Pattern], str | None]
 """Asks whether a match should stay in float: the reason, or None."""
@@ -116,5 +116,7 @@ def load_module(path: str | Path) -> ModuleType:
     except QuantonnxError:
         raise
     except Exception as error:
-        raise PatternError(f"{path} fails: {type(error).__name__}: {error}", "run it with python to see where") from error
+        raise PatternError(
+            f"{path} fails: {type(error).__name__}: {error}", "run it with python to see where"
+        ) from error
     return module

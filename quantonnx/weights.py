@@ -1,4 +1,4 @@
-"""The values of constants: where they are and how they become arrays or bytes, so that big weights are never held twice.
+"""The values of constants: where they are, and how they become arrays or bytes without being held twice.
 
 A constant of the graph carries a numpy array or one of the lazy kinds below. All of them look like the LazyValues of
 onnx-graphsurgeon (`shape`, `dtype`, `nbytes`, `load`), which finds external data in the working directory and cannot
@@ -185,7 +185,7 @@ def load_array(constant: gs.Constant) -> Array:
 
 @dataclass(frozen=True)
 class Payload:
-    """A tensor ready to be written: `header` is all of it but the raw bytes, which come from `chunks`, `size` in all."""
+    """A tensor ready to be written: `header` is all of it but the raw bytes; `chunks` gives those, `size` in all."""
 
     header: TensorProto
     size: int
@@ -226,9 +226,8 @@ def to_bytes(array: Array) -> Chunk:
 def _array_payload(name: str, array: Array) -> Payload:
     if array.dtype == object or array.dtype.kind in "US":
         return _whole(numpy_helper.from_array(array.astype(object)), name)
-    onnx_dtype = to_onnx_dtype(array.dtype)
-    size = byte_size(array.shape, array.dtype)
-    return Payload(TensorProto(name=name, dims=array.shape, data_type=onnx_dtype), size, lambda: iter((to_bytes(array),)))
+    header = TensorProto(name=name, dims=array.shape, data_type=to_onnx_dtype(array.dtype))
+    return Payload(header, byte_size(array.shape, array.dtype), lambda: iter((to_bytes(array),)))
 
 
 def _as_raw(values: InlineValues, raw: bool) -> bool:
@@ -238,17 +237,19 @@ def _as_raw(values: InlineValues, raw: bool) -> bool:
 def _whole(proto: TensorProto, name: str) -> Payload:
     header = TensorProto()
     header.CopyFrom(proto)
-    header.name = name
+    if name != proto.name:
+        header.name = name
     return Payload(header, 0, lambda: iter(()))
 
 
 def _header(name: str, values: StoredValues, proto: TensorProto | None = None) -> TensorProto:
-    header = TensorProto(name=name, dims=values.shape, data_type=to_onnx_dtype(values.dtype))
+    header = TensorProto(dims=values.shape, data_type=to_onnx_dtype(values.dtype))
+    if name:
+        header.name = name
     if proto is not None:
-        header.doc_string = proto.doc_string
         header.metadata_props.extend(proto.metadata_props)
-    if not header.doc_string:
-        header.ClearField("doc_string")
+        if proto.doc_string:
+            header.doc_string = proto.doc_string
     return header
 
 

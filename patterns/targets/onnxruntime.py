@@ -9,14 +9,15 @@ the bias is int32 with the product of the scales.
 
 from __future__ import annotations
 
-from quantonnx.formats import TensorFormat
-from quantonnx.pattern import BIAS, INPUT, OUTPUT, WEIGHT, Pattern
 from quantonnx.patterns.conversions import conversions
 from quantonnx.patterns.convolution import ConvBN, ConvBNRelu, SqueezeExcite, output_axis
 from quantonnx.patterns.elementwise import elementwise
 from quantonnx.patterns.linear import Linear
 from quantonnx.patterns.linear import output_axis as linear_axis
 from quantonnx.patterns.pooling import poolings
+
+from quantonnx.formats import TensorFormat
+from quantonnx.pattern import BIAS, INPUT, OUTPUT, WEIGHT, Pattern
 from quantonnx.target import BiasKind, Target
 
 

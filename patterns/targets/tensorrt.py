@@ -8,13 +8,13 @@ tensor for activations; the bias stays float; pooling is fused when both of its 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-
-from quantonnx.formats import TensorFormat
-from quantonnx.pattern import Pattern
 from quantonnx.patterns.conversions import conversions
 from quantonnx.patterns.convolution import convolutions
 from quantonnx.patterns.linear import Linear, linears
 from quantonnx.patterns.pooling import poolings
+
+from quantonnx.formats import TensorFormat
+from quantonnx.pattern import Pattern
 from quantonnx.target import BiasKind, Target
 
 SMALLEST_PRODUCT = 16
@@ -22,7 +22,11 @@ SMALLEST_PRODUCT = 16
 
 def small_product(found: Pattern) -> str | None:
     """A matrix product with few inputs or outputs gains nothing from int8."""
-    if isinstance(found, Linear) and isinstance(found.weight, gs.Constant) and min(found.weight.shape[-2:]) < SMALLEST_PRODUCT:
+    if (
+        isinstance(found, Linear)
+        and isinstance(found.weight, gs.Constant)
+        and min(found.weight.shape[-2:]) < SMALLEST_PRODUCT
+    ):
         shape = "×".join(str(size) for size in found.weight.shape)
         return f"the weight {found.weight.name!r} is only {shape}: under {SMALLEST_PRODUCT}, int8 gains nothing"
     return None

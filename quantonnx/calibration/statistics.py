@@ -1,7 +1,7 @@
 """What calibration remembers of a tensor: extremes, an average of extremes, and a histogram.
 
-Numpy only, one pass, constant memory. Two statistics of one tensor merge into what one pass over both would have
-given, and the result does not depend on how samples are grouped into batches.
+Numpy only, one pass, constant memory. Two statistics of one tensor merge into what one pass over both would
+have given, and the result does not depend on how samples are grouped into batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HALF_BINS = 4096
 """Bins on each side of zero: at least 2048 of them between zero and the value farthest from it."""
 
 COUNTED_PER_SAMPLE = 16384
-"""Up to this many values of a sample are all counted; of more, evenly spaced ones and the tails."""
+"""Of a sample with twice as many values or more, about this many evenly spaced ones are counted, and the tails."""
 
 MOVING_AVERAGE_CONSTANT = 0.01
 """The weight of the newest sample in the moving average of minima and maxima."""
@@ -34,11 +34,11 @@ class TensorStatistics:
     """The running statistics of one tensor over samples.
 
     `low` ≤ 0 ≤ `high` are the exact extremes of everything seen and of 0, which every format represents.
-    The histogram has 2·HALF_BINS linear bins over [−R, R), R being the smallest power of two above both extremes:
-    when R doubles, pairs of bins merge, so that order does not matter. Of a sample with more than
-    COUNTED_PER_SAMPLE values, it counts evenly spaced ones, weighted by their distance, and every value
-    beyond about the 0.2 % largest magnitudes of that sample: tails are exact to the width of a bin,
-    R/HALF_BINS, and the density of the body has a relative error of about 1/√(values counted).
+    The histogram has 2·HALF_BINS linear bins over [−R, R), R being the smallest power of two above both
+    extremes: when R doubles, pairs of bins merge, so that order does not matter. Of a large sample it counts
+    evenly spaced values, weighted by their distance, and each of about the 0.2 % largest magnitudes: tails
+    are exact to the width of a bin, R/HALF_BINS, and the density of the body has a relative error of about
+    1/√(values counted).
     """
 
     def __init__(self, name: str, *, histogram: bool = True) -> None:
@@ -67,7 +67,7 @@ class TensorStatistics:
         return self._average[1] / self._average_weight(self.samples)
 
     def update(self, array: Array, rows: int = 1) -> None:
-        """Add a tensor that holds `rows` samples along its first axis; raises CalibrationError on NaN or infinity."""
+        """Add a tensor that holds `rows` samples along axis 0; raises CalibrationError on NaN or infinity."""
         values = np.ascontiguousarray(array).reshape(rows, -1)
         if not values.size:
             return
@@ -77,17 +77,17 @@ class TensorStatistics:
         self.add_values(values)
 
     def add_extremes(self, lows: Array, highs: Array) -> None:
-        """Add the minimum and the maximum of each of some samples; raises CalibrationError on NaN or infinity."""
+        """Add each sample's minimum and maximum; raises CalibrationError on NaN or infinity."""
         for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise CalibrationError(
-                    f"tensor {self.name!r} holds NaN or infinity in sample {self.samples}, expected finite values",
+                    f"tensor {self.name!r} holds NaN or infinity in sample {self.samples}, expected finite numbers",
                     "check the sample, or keep this tensor in float",
                 )
             self._add_sample(min(low, 0.0), max(high, 0.0))
 
     def add_values(self, values: Array, weight: int = 1) -> None:
-        """Count float32 [samples, values] in the histogram, each value `weight` times, after their extremes."""
+        """Count float32 [samples, values] in the histogram, each `weight` times, after their extremes."""
         self.count += values.size * weight
         if self.counts is None:
             return
@@ -102,7 +102,7 @@ class TensorStatistics:
             self._count(tail, weight)
 
     def merge(self, other: TensorStatistics) -> None:
-        """Add what `other` saw, as if its samples had come after these; both must have a histogram, or neither."""
+        """Add what `other` saw, as if its samples came after these; raises CalibrationError if one lacks a histogram."""
         if (self.counts is None) != (other.counts is None):
             raise CalibrationError(f"cannot merge statistics of {self.name!r}: only one has a histogram")
         decay = (1 - MOVING_AVERAGE_CONSTANT) ** other.samples
@@ -163,7 +163,7 @@ def _folded(counts: Array, times: int) -> Array:
 @lru_cache(maxsize=4096)
 def _stride(size: int) -> int:
     """Return the distance of evenly spaced values: odd, and coprime to `size` so that no channel is missed."""
-    stride = -(-size // COUNTED_PER_SAMPLE)
+    stride = max(size // COUNTED_PER_SAMPLE, 1)
     if stride > 1:
         stride |= 1
         while math.gcd(stride, size) > 1:

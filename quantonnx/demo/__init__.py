@@ -20,7 +20,7 @@ def model_path() -> Path:
 
 
 def calibration_path() -> Path:
-    """Return an npz of `image`: the first 128 images of the training split, none of them seen in evaluation."""
+    """Return an npz of `image`: the first 128 images of the training split, none for evaluation."""
     return _FOLDER / "calibration.npz"
 
 

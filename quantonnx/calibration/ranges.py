@@ -1,0 +1,241 @@
+"""From the statistics of a tensor to the range that its codes will cover: a function for each method."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantonnx.calibration.statistics import HALF_BINS, TensorStatistics
+from quantonnx.errors import CalibrationError, ConfigError
+from quantonnx.formats import TensorFormat
+
+Array = NDArray[Any]
+Range = tuple[float, float]
+
+
+class Method(str, Enum):
+    """How a range is chosen."""
+
+    MINMAX = "minmax"
+    MOVING_AVERAGE = "moving_average"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+_ALIASES = {"histogram": Method.MSE, "tf_enhanced": Method.MSE, "max": Method.MINMAX, "kl": Method.ENTROPY}
+_NAMES = {**{method.value: method for method in Method}, **_ALIASES}
+
+
+@dataclass(frozen=True)
+class RangeMethod:
+    """A method and, for Method.PERCENTILE, the percentage of values (50 to 100) that the range keeps."""
+
+    kind: Method = Method.MINMAX
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 50 <= self.percentile <= 100:
+            raise ConfigError(f"the percentile is {self.percentile:g}, expected 50 to 100")
+
+    @property
+    def needs_histogram(self) -> bool:
+        """Whether extremes alone are not enough."""
+        return self.kind not in (Method.MINMAX, Method.MOVING_AVERAGE)
+
+
+def parse_method(text: str | Method | RangeMethod) -> RangeMethod:
+    """Return the method written as `minmax`, `moving_average`, `percentile[:99.99]`, `entropy` or `mse`.
+
+    `histogram` and `tf_enhanced` are `mse`, `max` is `minmax`, `kl` is `entropy`. Raises ConfigError.
+    """
+    if isinstance(text, RangeMethod):
+        return text
+    name, colon, number = (text.value if isinstance(text, Method) else text).strip().lower().partition(":")
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name, _NAMES, 1) or ["mse"]
+        raise ConfigError(
+            f"unknown calibration method {name!r}, expected one of {', '.join(_NAMES)}", f"did you mean {near[0]!r}?"
+        )
+    if not colon:
+        return RangeMethod(_NAMES[name])
+    if _NAMES[name] is not Method.PERCENTILE or not re.fullmatch(r"\d+(\.\d*)?", number):
+        raise ConfigError(f"calibration method {text!r} is not understood", "only percentile:NUMBER takes a number")
+    return RangeMethod(Method.PERCENTILE, float(number))
+
+
+def choose_range(stats: TensorStatistics, method: RangeMethod, fmt: TensorFormat) -> Range:
+    """Return the (low, high) that the codes of `fmt` shall cover; low ≤ 0 ≤ high.
+
+    Raises CalibrationError when the tensor saw no data, or the method needs a histogram that was not kept.
+    """
+    if stats.samples == 0:
+        raise CalibrationError(
+            f"tensor {stats.name!r} saw no data, expected at least one sample", "give samples that reach it"
+        )
+    if method.kind is Method.MINMAX or stats.low == stats.high:
+        return stats.low, stats.high
+    if method.kind is Method.MOVING_AVERAGE:
+        return stats.average_low, stats.average_high
+    if stats.counts is None:
+        raise CalibrationError(f"tensor {stats.name!r} has no histogram, which {method.kind.value!r} needs")
+    if method.kind is Method.PERCENTILE:
+        return _percentile_range(stats, method.percentile, fmt)
+    return (_entropy_range if method.kind is Method.ENTROPY else _mse_range)(stats, fmt)
+
+
+def _percentile_range(stats: TensorStatistics, percentile: float, fmt: TensorFormat) -> Range:
+    """Cut the largest magnitudes (symmetric), or an equal share of values at both ends (asymmetric)."""
+    assert stats.counts is not None
+    positive, negative = stats.counts[HALF_BINS:], stats.counts[:HALF_BINS][::-1]
+    above = stats.count * (1 - percentile / 100)
+    width = float(stats.edges[-1]) / HALF_BINS
+    if fmt.symmetric:
+        return _clipped(stats, _upper_quantile(positive + negative, above) * width)
+    if stats.low < 0 < stats.high:
+        above /= 2
+    low, high = (_upper_quantile(side, above) * width for side in (negative, positive))
+    return max(-low, stats.low), min(high, stats.high)
+
+
+def _upper_quantile(counts: Array, above: float) -> float:
+    """Return the position, in bins, beyond which `above` values lie; linear within a bin."""
+    from_top = np.cumsum(counts[::-1])
+    if above >= from_top[-1]:
+        return 0.0
+    index = int(np.searchsorted(from_top, above, side="right"))
+    inside = counts[::-1][index]
+    return len(counts) - index - float(above - (from_top[index] - inside)) / float(inside)
+
+
+def _clipped(stats: TensorStatistics, threshold: float) -> Range:
+    return max(stats.low, -threshold), min(stats.high, threshold)
+
+
+def _entropy_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
+    """Clip magnitudes where the codes lose least information about them.
+
+    Source: S. Migacz, 8-bit Inference with TensorRT, GTC 2017: the candidate threshold whose reference
+    distribution P (outliers in its last bin) has the smallest Kullback-Leibler divergence from Q, its bins merged
+    into as many levels as there are codes for a magnitude and spread again over the occupied ones. Values in the
+    bin at zero are left out, since zero is exact in every format. Needs more bins than levels, else clips nothing.
+    """
+    assert stats.counts is not None
+    counts = (stats.counts[HALF_BINS:] + stats.counts[:HALF_BINS][::-1]).astype(np.float64)
+    occupied = int(np.flatnonzero(counts)[-1]) + 1
+    one_sided = stats.low == 0 and (not fmt.signed or not fmt.symmetric)
+    levels = 2 ** (fmt.n_bits - (0 if one_sided else 1))
+    if occupied <= levels:
+        return stats.low, stats.high
+    counts[0] = 0.0
+    candidates = np.unique(np.linspace(levels, occupied, 256).astype(np.intp))
+    divergence = _divergences(counts[:occupied], candidates, levels)
+    best = int(candidates[np.argmin(divergence)])
+    if best == occupied:
+        return stats.low, stats.high
+    return _clipped(stats, best * float(stats.edges[-1]) / HALF_BINS)
+
+
+def _divergences(counts: Array, candidates: Array, levels: int) -> Array:
+    """Return KL(P || Q) for the first `candidates` bins merged into `levels` levels.
+
+    By cumulative sums, as Q is constant on the occupied bins of a level:
+    KL = Σ p·log p − Σ over levels of (mass of P in the level)·log(mass of Q / occupied bins).
+    """
+    total = counts.sum()
+    mass = np.concatenate([[0.0], np.cumsum(counts)])
+    occupied = np.concatenate([[0], np.cumsum(counts > 0)])
+    entropy = np.concatenate([[0.0], np.cumsum(_x_log_x(counts / total))])
+    cuts = candidates[:, None] * np.arange(levels + 1) // levels
+    kept, outliers, last = mass[candidates], total - mass[candidates], counts[candidates - 1]
+    in_level = np.diff(mass[cuts], axis=1)
+    bins = np.diff(occupied[cuts], axis=1)
+    bins[:, -1] += (last == 0) & (outliers > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_q = np.log(np.maximum(in_level, 1e-3) / np.maximum(bins, 1) / kept[:, None])
+    in_level[:, -1] += outliers
+    reference = entropy[candidates] - _x_log_x(last / total) + _x_log_x((last + outliers) / total)
+    divergence = reference - (in_level / total * log_q).sum(axis=1)
+    return np.where(kept > 0, divergence, np.inf)
+
+
+def _x_log_x(x: Array) -> Array:
+    return x * np.log(np.maximum(x, 1e-300))
+
+
+_SHRINKS = np.concatenate([np.geomspace(0.02, 0.25, 12, endpoint=False), np.linspace(0.25, 1, 31)])
+_NUDGES = np.linspace(0.96, 1.04, 9)
+
+
+def _mse_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
+    """Search for the range of least mean squared error, clipping and rounding together.
+
+    First both ends shrink together, then, where the format is asymmetric and the data has two sides, each end by
+    itself, then in finer steps. The range without clipping is a candidate, so that the result is never worse
+    than minmax by the same histogram; an end at 0 stays there.
+    """
+    error = _ErrorMeasure(stats, fmt)
+    best = _best(error, _joint(stats, (stats.low, stats.high), _SHRINKS, fmt.symmetric))
+    two_ends = not fmt.symmetric and stats.low < 0 < stats.high
+    for factors in (_SHRINKS, _NUDGES) if two_ends else ():
+        best = _best(error, _one_end(stats, best, factors, high=True))
+        best = _best(error, _one_end(stats, best, factors, high=False))
+    return best if two_ends else _best(error, _joint(stats, best, _NUDGES, fmt.symmetric))
+
+
+def _best(error: Callable[[Array, Array], Array], ends: tuple[Array, Array]) -> Range:
+    index = int(np.argmin(error(*ends)))
+    return float(ends[0][index]), float(ends[1][index])
+
+
+def _joint(stats: TensorStatistics, start: Range, factors: Array, symmetric: bool) -> tuple[Array, Array]:
+    """Return candidates for both ends: equal thresholds on magnitude, or both ends in proportion."""
+    low, high = (-max(-start[0], start[1]), max(-start[0], start[1])) if symmetric else start
+    return np.maximum(factors * low, stats.low), np.minimum(factors * high, stats.high)
+
+
+def _one_end(stats: TensorStatistics, start: Range, factors: Array, *, high: bool) -> tuple[Array, Array]:
+    """Return candidates for one end from the extreme (shrinking) or around where it stands; the other end stays."""
+    shrinking = factors is _SHRINKS
+    low, high_end = (stats.low, stats.high) if shrinking else start
+    factors = np.append(factors, (start[1] / high_end) if high else (start[0] / low))
+    if high:
+        return np.full(factors.shape, start[0]), np.minimum(factors * high_end, stats.high)
+    return np.maximum(factors * low, stats.low), np.full(factors.shape, start[1])
+
+
+class _ErrorMeasure:
+    """The squared error of ranges, summed over a histogram whose values are spread evenly within their bins.
+
+    The integral of (u − k)² for the code k nearest to u, saturated ones included, is k/12 + (u − k)³/3 in units
+    of the scale, so that rounding and clipping are both exact, however wide a bin is against the scale.
+    """
+
+    def __init__(self, stats: TensorStatistics, fmt: TensorFormat, bins: int = 2048) -> None:
+        assert stats.counts is not None
+        occupied = np.flatnonzero(stats.counts)
+        merged = max(1, 2 ** int(np.ceil(np.log2((occupied[-1] - occupied[0] + 1) / bins))))
+        first, last = occupied[0] // merged, occupied[-1] // merged + 1
+        self.counts = stats.counts.reshape(-1, merged).sum(axis=1)[first:last].astype(np.float64)
+        self.edges = stats.edges[::merged][first : last + 1]
+        self.fmt = fmt
+
+    def __call__(self, lows: Array, highs: Array) -> Array:
+        parameters = self.fmt.parameters(lows, highs)
+        scale = parameters.scale.astype(np.float64)[:, None]
+        zero_point = parameters.zero_point.astype(np.float64)[:, None]
+        position = self.edges / scale
+        code = np.clip(np.rint(position), self.fmt.qmin - zero_point, self.fmt.qmax - zero_point)
+        position -= code
+        integral = position * position * position
+        integral *= 4
+        integral += code
+        density: Array = self.counts / np.diff(self.edges)
+        return (np.diff(integral, axis=1) @ density) * scale[:, 0] ** 3

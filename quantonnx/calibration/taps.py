@@ -1,0 +1,161 @@
+"""How inner tensors of a float model are made visible while ONNX Runtime runs it, without slowing it down.
+
+ONNX Runtime keeps the activations of convolutions in a blocked layout and has to reorder every one that becomes an
+output, which costs more than the statistics. Its pooling works on blocks: a global maximum is all that `minmax` needs
+of a tensor that is never negative, and a pooling of one value in nine all that a histogram needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, TensorStatistics
+
+Array = NDArray[Any]
+
+THINNED_BY = 3
+"""Of a large image, the histogram gets every third row and column: odd, unlike the strides inside networks."""
+
+_FOLDED_CONSTANT = 1024
+_NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
+_POOLS = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The outputs that tell about one tensor: the tensor itself, or its maximum and perhaps a thinned copy."""
+
+    tensor: str
+    whole: str = ""
+    maximum: str = ""
+    thinned: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs to fetch."""
+        return tuple(name for name in (self.whole, self.maximum, self.thinned) if name)
+
+    def record(self, stats: TensorStatistics, values: Mapping[str, Array], rows: int) -> None:
+        """Add to the statistics what was fetched for `rows` samples."""
+        if self.whole:
+            whole = values[self.whole]
+            stats.update(whole, rows if whole.ndim and whole.shape[0] % rows == 0 else 1)
+            return
+        maxima = values[self.maximum].reshape(rows, -1).max(axis=1)
+        stats.add_extremes(maxima * 0, maxima)
+        if self.thinned:
+            stats.add_values(values[self.thinned].reshape(rows, -1), THINNED_BY**2)
+
+
+def add_taps(
+    proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]
+) -> list[Tap]:
+    """Add outputs to `proto` for the tensors in `wanted` (name to: with a histogram), given the inputs' shapes."""
+    images = _large_images(proto, wanted, shapes)
+    own = {value.name for value in proto.graph.output}
+    taken = {name for node in proto.graph.node for name in node.output} | set(wanted)
+    names = (f"tap_{i}" for i in range(10**9))
+    free = (name for name in names if name not in taken)
+    taps = []
+    for tensor, histogram in wanted.items():
+        tap = _pooled(proto, tensor, histogram, free) if tensor in images else Tap(tensor, whole=tensor)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tap.outputs if name not in own)
+        taps.append(tap)
+    return taps
+
+
+def _pooled(proto: onnx.ModelProto, tensor: str, histogram: bool, free: Iterator[str]) -> Tap:
+    maximum = next(free)
+    proto.graph.node.append(onnx.helper.make_node("GlobalMaxPool", [tensor], [maximum], name=maximum))
+    if not histogram:
+        return Tap(tensor, maximum=maximum)
+    thinned = next(free)
+    proto.graph.node.append(
+        onnx.helper.make_node(
+            "MaxPool", [tensor], [thinned], name=thinned, kernel_shape=[1, 1], strides=[THINNED_BY] * 2
+        )
+    )
+    return Tap(tensor, maximum=maximum, thinned=thinned)
+
+
+def _large_images(
+    proto: onnx.ModelProto, names: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]
+) -> set[str]:
+    """Return the tensors that are never negative, float32 [samples, channels, height, width], and large."""
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    candidates = {name for name in names if name in producers and _never_negative(producers, proto, name)}
+    found = _float_shapes(proto, shapes) if candidates else {}
+    return {name for name in candidates if name in found and _is_large_image(found[name])}
+
+
+def _is_large_image(shape: tuple[int, ...]) -> bool:
+    return (
+        len(shape) == 4
+        and min(shape[2:]) > 2 * THINNED_BY
+        and prod(shape[1:]) >= 2 * COUNTED_PER_SAMPLE
+    )
+
+
+def _never_negative(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str) -> bool:
+    node = producers.get(name)
+    while node is not None and node.op_type in _POOLS:
+        node = producers.get(node.input[0])
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return False
+    return node.op_type in _NEVER_NEGATIVE or (node.op_type == "Clip" and _lower_bound(producers, proto, node) >= 0)
+
+
+def _lower_bound(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, clip: onnx.NodeProto) -> float:
+    for attribute in clip.attribute:
+        if attribute.name == "min":
+            return float(attribute.f)
+    if len(clip.input) < 2:
+        return float("-inf")
+    for value in _scalars(producers, proto, clip.input[1]):
+        return float(numpy_helper.to_array(value).reshape(-1)[0])
+    return float("-inf")
+
+
+def _scalars(
+    producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str
+) -> Iterator[onnx.TensorProto]:
+    yield from (value for value in proto.graph.initializer if value.name == name and prod(value.dims) == 1)
+    if name in producers and producers[name].op_type == "Constant":
+        yield from (attribute.t for attribute in producers[name].attribute if attribute.name == "value")
+
+
+def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return the inferred shapes of the float32 tensors whose dimensions all follow from the inputs' `shapes`."""
+    light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    light.graph.name = "shapes"
+    light.graph.node.extend(proto.graph.node)
+    for value in proto.graph.initializer:
+        if prod(value.dims) <= _FOLDED_CONSTANT:
+            light.graph.initializer.append(value)
+        else:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(value.name, value.data_type, list(value.dims))
+            )
+    for item in proto.graph.input:
+        shape = shapes.get(item.name)
+        if shape is not None:
+            kind = item.type.tensor_type.elem_type
+            light.graph.input.append(onnx.helper.make_tensor_value_info(item.name, kind, list(shape)))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light)
+    except onnx.shape_inference.InferenceError:
+        return {}
+    return {item.name: shape for item in inferred.graph.value_info if (shape := _static_float_shape(item))}
+
+
+def _static_float_shape(item: onnx.ValueInfoProto) -> tuple[int, ...]:
+    kind = item.type.tensor_type
+    known = kind.elem_type == onnx.TensorProto.FLOAT and all(d.HasField("dim_value") for d in kind.shape.dim)
+    return tuple(d.dim_value for d in kind.shape.dim) if known else ()

@@ -1,0 +1,177 @@
+"""A model in memory: a graph of onnx-graphsurgeon to match and edit, and beside it all that such a graph would lose.
+
+Reading, editing and writing keep names, documentation, metadata, bodies of control flow and the encoding of untouched
+weights. Big weights stay on disk until they are written, and are streamed then.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from quantonnx import exporting, importing, ordering, reading, writing
+from quantonnx.errors import ModelError
+from quantonnx.importing import Extras
+from quantonnx.reading import Source
+from quantonnx.weights import constant, deferred, load_array
+
+__all__ = ["Model", "constant", "deferred"]
+
+_BODY_REASON = "the body of a control-flow operator is kept as it is"
+
+
+class Model:
+    """A graph whose nodes and values all have unique names, with what its file says besides.
+
+    `graph` is to be edited by identity, then put in order with `sort`. `captured` are the values that bodies of If,
+    Loop and Scan read from outside: they keep their name and stay. `left_in_float` has the reason for each node that
+    nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the bytes that were read.
+    """
+
+    def __init__(
+        self, graph: gs.Graph, extras: Extras, kept: list[gs.Constant], folder: Path | None, digest: str
+    ) -> None:
+        self.graph = graph
+        self.folder = folder
+        self.digest = digest
+        self.metadata: dict[str, str] = {entry.key: entry.value for entry in extras.model.metadata_props}
+        self.left_in_float = {node.name: _BODY_REASON for node in graph.nodes if ordering.has_body(node)}
+        self.captured = self._find_captured()
+        self._extras = extras
+        self._kept = kept
+
+    @classmethod
+    def read(cls, source: Source | Model) -> Model:
+        """Reads a path, bytes or a ModelProto, and copies a Model; ModelError says what is wrong with the source."""
+        if isinstance(source, Model):
+            return source.copy()
+        opened = reading.open_source(source)
+        folder = opened.path.absolute().parent if opened.path else None
+        return cls._build(reading.inline_functions(opened.proto), opened.path, folder, opened.digest)
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return int(self.graph.opset)
+
+    @property
+    def ir_version(self) -> int:
+        """The version of the file format that was read; files are written in one that ONNX Runtime reads."""
+        return int(self.graph.ir_version)
+
+    def copy(self) -> Model:
+        """Returns an independent model; the weights themselves are shared, since nothing changes them."""
+        graph, kept = ordering.copy_graph(self.graph, self._kept)
+        twin = Model(graph, self._extras, kept, self.folder, self.digest)
+        twin.metadata = dict(self.metadata)
+        twin.left_in_float = dict(self.left_in_float)
+        return twin
+
+    def array(self, constant: gs.Constant) -> np.ndarray[Any, Any]:
+        """Returns the values of a constant, read-only, in numpy's or ml_dtypes' dtype; nothing keeps them."""
+        return load_array(constant)
+
+    def tensors(self) -> dict[str, gs.Tensor]:
+        """Returns every value of the graph by name, in the order of the nodes."""
+        used = (tensor for node in self.graph.nodes for tensor in (*node.inputs, *node.outputs))
+        every = (*self.graph.inputs, *used, *self.graph.outputs, *self._kept)
+        return {tensor.name: tensor for tensor in every if tensor.name}
+
+    def find(self, name: str) -> gs.Tensor:
+        """Returns the value of that name; a name that the model does not have is a ModelError."""
+        tensors = self.tensors()
+        if name in tensors:
+            return tensors[name]
+        close = difflib.get_close_matches(name, tensors, 1)
+        raise ModelError(f"the model has no value {name!r}", f"did you mean {close[0]!r}?" if close else "")
+
+    def sort(self) -> None:
+        """Puts nodes in an order that runs, otherwise as before, and drops nodes and constants that nothing needs."""
+        ordering.drop_dead_nodes(self.graph)
+        ordering.sort_nodes(self.graph)
+        self.captured = self._find_captured()
+        self._kept = [item for item in self._kept if item.name in self.captured or item.name in self._annotating()]
+
+    def to_proto(self) -> ModelProto:
+        """Returns the model as one protobuf, weights and all; ModelError over 2 GB."""
+        return writing.whole_proto(self._document())
+
+    def to_bytes(self) -> bytes:
+        """Returns the bytes of a file of its own, the same each time; ModelError over 2 GB."""
+        buffer = io.BytesIO()
+        writing.write_embedded(self._document(), buffer)
+        return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False, external_data: bool = False) -> None:
+        """Writes `path`, whole or not at all; weights over 1.8 GB, or when asked, go to `path`.data beside it.
+
+        OutputError where the file exists (unless `force`), holds the input's weights, or the disk refuses.
+        """
+        document, target = self._document(), Path(path)
+        if document.goes_outside(external_data):
+            self._save_external(document, target, force)
+            return
+        writing.refuse_existing([target], force=force, sources=self._extras.files)
+        with writing.into_place(target) as (temporary,), temporary.open("wb") as file:
+            writing.write_embedded(document, file)
+
+    def with_opset(self, version: int) -> Model:
+        """Returns the model at that opset, or a copy when it is newer already; ModelError where onnx cannot convert."""
+        twin = self.copy()
+        if version <= self.opset:
+            return twin
+        light, weights = writing.light_proto(twin._document())
+        converted = reading.convert(light, version, weights.values())
+        return twin._take_graph(converted, weights)
+
+    @classmethod
+    def _build(cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str) -> Model:
+        graph, constants, extras = importing.import_graph(proto, reading.ExternalData(path, folder))
+        model = cls(graph, extras, constants, folder, digest)
+        needed = model.captured | model._annotating()
+        model._kept = [item for item in constants if not item.outputs or item.name in needed]
+        return model
+
+    def _take_graph(self, proto: ModelProto, weights: dict[str, gs.Constant]) -> Model:
+        """Returns the model of `proto`, with the values and extras of this one."""
+        model = Model._build(proto, None, None, self.digest)
+        known = self.tensors()
+        for name, tensor in model.tensors().items():
+            if name in weights:
+                tensor._values, tensor._export_dtype = weights[name]._values, weights[name]._export_dtype
+            elif isinstance(known.get(name), gs.Variable) and isinstance(tensor, gs.Variable):
+                ordering.restore_type(tensor, known[name])
+        for name in ("name", "doc_string", "producer_name", "producer_version"):
+            setattr(model.graph, name, getattr(self.graph, name))
+        model.folder, model.metadata, model._extras = self.folder, self.metadata, self._extras
+        model.left_in_float |= self.left_in_float
+        return model
+
+    def _save_external(self, document: exporting.Document, target: Path, force: bool) -> None:
+        data = target.with_name(target.name + ".data")
+        writing.refuse_existing([data, target], force=force, sources=self._extras.files)
+        with writing.into_place(data, target) as (raw_part, part), part.open("wb") as file, raw_part.open("wb") as raw:
+            writing.write_external(document, file, raw, data.name)
+
+    def _document(self) -> exporting.Document:
+        return exporting.document(self.graph, self._extras, self.metadata, self._constants())
+
+    def _constants(self) -> list[gs.Constant]:
+        place = {name: index for index, name in enumerate(self._extras.initializers)}
+        read = (tensor for node in self.graph.nodes for tensor in node.inputs)
+        every = {id(item): item for item in (*read, *self.graph.outputs, *self._kept) if isinstance(item, gs.Constant)}
+        return sorted(every.values(), key=lambda item: place.get(item.name, len(place)))
+
+    def _find_captured(self) -> frozenset[str]:
+        return frozenset(name for node in self.graph.nodes for name in ordering.body_reads(node))
+
+    def _annotating(self) -> set[str]:
+        annotations = self._extras.graph.quantization_annotation
+        return {entry.value for item in annotations for entry in item.quant_parameter_tensor_names}
