@@ -129,7 +129,7 @@ class PadIntoConv(Conversion):
     def _value(self) -> float:
         if len(self.pad.inputs) > 2 and self.pad.inputs[2].name:
             value = self.pad.inputs[2]
-            return float(self.array(value)) if isinstance(value, gs.Constant) else float("nan")
+            return float(self.array(value).reshape(-1)[0]) if isinstance(value, gs.Constant) else float("nan")
         return float(self.pad.attrs.get("value", 0.0))
 
 

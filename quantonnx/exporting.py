@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import (
+    IR_VERSION,
     AttributeProto,
     GraphProto,
     ModelProto,
@@ -62,7 +63,7 @@ def stored_bytes(constant: gs.Constant) -> int:
 
 
 def document(graph: gs.Graph, extras: Extras, metadata: dict[str, str], constants: Sequence[gs.Constant]) -> Document:
-    """Returns the parts of the file; two values or two nodes of one name are a ModelError."""
+    """Returns the parts of the file; two values of one name, or one that nothing gives, are a ModelError."""
     _check_names(graph, constants)
     return Document(_model(graph, extras, metadata, constants), _graph(graph, extras, constants), tuple(constants))
 
@@ -106,13 +107,18 @@ def runtime_ir_version() -> int:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    version = int(helper.make_model(GraphProto()).ir_version)
+    version = int(IR_VERSION)
     while version > _KNOWN_IR_VERSION:
         with suppress(Exception):
             onnxruntime.InferenceSession(_probe(version), options, providers=["CPUExecutionProvider"])
             break
         version -= 1
     return version
+
+
+def required_ir_version(opset: int) -> int:
+    """Returns the oldest version of the file format that may hold this version of the standard operators."""
+    return int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True))
 
 
 def is_plain(constant: gs.Constant) -> bool:
@@ -126,6 +132,10 @@ def _check_names(graph: gs.Graph, constants: Sequence[gs.Constant]) -> None:
     for tensor in (*graph.inputs, *constants, *outputs):
         if given.setdefault(tensor.name, id(tensor)) != id(tensor):
             raise ModelError(f"the value {tensor.name!r} is given more than once", "give every value its own name")
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if tensor.name and tensor.name not in given:
+                raise ModelError(f"node {node.name!r} reads {tensor.name!r}, which nothing gives", "keep its producer")
 
 
 def _model(graph: gs.Graph, extras: Extras, metadata: dict[str, str], constants: Sequence[gs.Constant]) -> ModelProto:

@@ -66,7 +66,7 @@ class _Importer:
         names = unique_names(proto.node)
         outputs = [[self._output(name) for name in node.output] for node in proto.node]
         nodes = [self._node(*parts) for parts in zip(proto.node, names, outputs, strict=True)]
-        results = [self._read(info.name, "the graph's outputs") for info in proto.output]
+        results = [self._result(info.name) for info in proto.output]
         return self._assemble(nodes, inputs, results)
 
     def constants(self) -> list[gs.Constant]:
@@ -113,10 +113,15 @@ class _Importer:
         try:
             return self._tensors[name]
         except KeyError:
-            raise ModelError(f"{reader} reads {name!r}, which nothing gives", "export the model again") from None
+            raise ModelError(f"node {reader!r} reads {name!r}, which nothing gives", "export it again") from None
+
+    def _result(self, name: str) -> gs.Tensor:
+        if name not in self._tensors:
+            raise ModelError(f"the graph's output {name!r} is given by no node", "export the model again")
+        return self._tensors[name]
 
     def _node(self, proto: NodeProto, name: str, outputs: list[gs.Tensor]) -> gs.Node:
-        inputs = [self._read(read, f"node {name!r}") for read in proto.input]
+        inputs = [self._read(read, name) for read in proto.input]
         attrs = {attr.name: self._attribute(attr) for attr in proto.attribute}
         if rest := _node_extras(proto):
             self._nodes[name] = rest

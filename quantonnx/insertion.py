@@ -17,7 +17,7 @@ from quantonnx.editing import Rewriter
 from quantonnx.formats import Parameters, TensorFormat, quantize
 from quantonnx.model import Model
 from quantonnx.pattern import Edge
-from quantonnx.placement import Site
+from quantonnx.sites import Site
 
 INT32_MAX = 2**31 - 1
 

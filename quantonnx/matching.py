@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
@@ -102,12 +103,12 @@ class Matcher:
 def _match_value(
     declared: Any, value: gs.Tensor | None, binding: Binding, failure: Failure | None
 ) -> Iterator[Binding]:
-    if isinstance(declared, NodeDeclaration):
-        yield from _match_node(declared, value, binding, failure)
-    elif isinstance(declared, ValueDeclaration):
+    if isinstance(declared, ValueDeclaration):
         bound = _bind(declared, value, binding, failure)
         if bound is not None:
             yield bound
+    elif isinstance(declared, NodeDeclaration):
+        yield from _match_node(declared, value, binding, failure)
     elif isinstance(declared, MaybeDeclaration):
         yield from _match_value(declared.expression, value, binding, failure)
         yield from _match_value(declared.otherwise, value, binding, failure)
@@ -126,9 +127,16 @@ def _bind(
         if failure is not None:
             failure.note(len(binding.nodes), lambda: f"{value.name!r} is not a constant")
         return None
-    if key in binding.values:
-        return binding if binding.values[key] is value else None
+    known = binding.values.get(key, value)
+    if known is not value:
+        if failure is not None:
+            failure.note(len(binding.nodes), lambda: f"{value.name!r} stands where {_shown(known)} should stand again")
+        return None
     return Binding({**binding.values, key: value}, binding.nodes)
+
+
+def _shown(value: gs.Tensor | None) -> str:
+    return "nothing" if value is None else repr(value.name)
 
 
 def _match_node(
@@ -147,6 +155,8 @@ def _match_node(
     if node.outputs[0] is not value or not _attributes_hold(declared, node, binding, failure):
         return
     for order in _orders(declared, node):
+        if failure is None and not _plausible(declared, node, order):
+            continue
         nodes = {**binding.nodes, id(declared): MatchedNode(declared, node, order)}
         yield from _match_operands(declared, node, order, 0, Binding(binding.values, nodes), failure)
 
@@ -205,19 +215,43 @@ def _wrong_operator(declared: NodeDeclaration, value: gs.Tensor | None, node: gs
     return f"{value.name!r} comes from {domain}{node.op}, not {wanted}"
 
 
+def _plausible(declared: NodeDeclaration, node: gs.Node, order: tuple[int, ...]) -> bool:
+    """Looks one operator ahead, which ends most failing matches before they cost anything."""
+    inputs = node.inputs
+    for allowed, index in zip(_operand_operators(declared), order, strict=True):
+        if allowed is not None:
+            producers = inputs[index].inputs if index < len(inputs) else ()
+            if not producers or producers[0].op not in allowed:
+                return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _operand_operators(declared: NodeDeclaration) -> tuple[frozenset[str] | None, ...]:
+    return tuple(_roots(operand) for operand in declared.operands)
+
+
 def root_operators(pattern: type[Pattern]) -> frozenset[str]:
     """Returns the operators that the last node of a match can be."""
-    return frozenset(_roots(pattern.root))
+    return _roots(pattern.root) or frozenset()
 
 
-def _roots(declared: Any) -> set[str]:
+@lru_cache(maxsize=4096)
+def _roots(declared: Any) -> frozenset[str] | None:
+    """The operators that can give a declared value; None where any value will do."""
     if isinstance(declared, NodeDeclaration):
-        return set(declared.ops)
+        return frozenset(declared.ops)
     if isinstance(declared, MaybeDeclaration):
-        return _roots(declared.expression) | _roots(declared.otherwise)
+        return _union((declared.expression, declared.otherwise))
     if isinstance(declared, EitherDeclaration):
-        return set().union(*(_roots(alternative) for alternative in declared.alternatives))
-    return set()
+        return _union(declared.alternatives)
+    return None
+
+
+def _union(alternatives: Iterable[Any]) -> frozenset[str] | None:
+    roots = [_roots(alternative) for alternative in alternatives]
+    known = [found for found in roots if found is not None]
+    return frozenset().union(*known) if len(known) == len(roots) else None
 
 
 class PatternIndex:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Model:
 
     `graph` is to be edited by identity, then put in order with `sort`. `captured` are the values that bodies of If,
     Loop and Scan read from outside: they keep their name and stay. `left_in_float` has the reason for each node that
-    nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the bytes that were read.
+    nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the model's own file.
     """
 
     def __init__(
@@ -118,18 +119,16 @@ class Model:
         if document.goes_outside(external_data):
             self._save_external(document, target, force)
             return
-        writing.refuse_existing([target], force=force, sources=self._extras.files)
-        with writing.into_place(target) as (temporary,), temporary.open("wb") as file:
+        files = self._extras.files
+        with writing.into_place(target, force=force, sources=files) as (part,), part.open("wb") as file:
             writing.write_embedded(document, file)
 
     def with_opset(self, version: int) -> Model:
         """Returns the model at that opset, or a copy when it is newer already; ModelError where onnx cannot convert."""
-        twin = self.copy()
         if version <= self.opset:
-            return twin
-        light, weights = writing.light_proto(twin._document())
-        converted = reading.convert(light, version, weights.values())
-        return twin._take_graph(converted, weights)
+            return self.copy()
+        light, weights = writing.light_proto(self._document())
+        return self._with_graph(reading.convert(light, version, weights.values()), weights)
 
     @classmethod
     def _build(cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str) -> Model:
@@ -139,8 +138,8 @@ class Model:
         model._kept = [item for item in constants if not item.outputs or item.name in needed]
         return model
 
-    def _take_graph(self, proto: ModelProto, weights: dict[str, gs.Constant]) -> Model:
-        """Returns the model of `proto`, with the values and extras of this one."""
+    def _with_graph(self, proto: ModelProto, weights: dict[str, gs.Constant]) -> Model:
+        """Returns the model of `proto`, with the weights of this one and all that goes with it."""
         model = Model._build(proto, None, None, self.digest)
         known = self.tensors()
         for name, tensor in model.tensors().items():
@@ -150,17 +149,29 @@ class Model:
                 ordering.restore_type(tensor, known[name])
         for name in ("name", "doc_string", "producer_name", "producer_version"):
             setattr(model.graph, name, getattr(self.graph, name))
-        model.folder, model.metadata, model._extras = self.folder, self.metadata, self._extras
+        model.folder, model.metadata, model._extras = self.folder, dict(self.metadata), self._extras
         model.left_in_float |= self.left_in_float
+        model._raise_ir_version()
         return model
+
+    def _raise_ir_version(self) -> None:
+        before, needed = self.ir_version, exporting.required_ir_version(self.opset)
+        self.graph.ir_version = max(before, needed)
+        if before < 4 <= needed:  # from 4 on, an initializer that is an input too counts as variable
+            self._extras = replace(self._extras, inputs=())
 
     def _save_external(self, document: exporting.Document, target: Path, force: bool) -> None:
         data = target.with_name(target.name + ".data")
-        writing.refuse_existing([data, target], force=force, sources=self._extras.files)
-        with writing.into_place(data, target) as (raw_part, part), part.open("wb") as file, raw_part.open("wb") as raw:
+        with (
+            writing.into_place(data, target, force=force, sources=self._extras.files) as (raw_part, part),
+            raw_part.open("wb") as raw,
+            part.open("wb") as file,
+        ):
             writing.write_external(document, file, raw, data.name)
 
     def _document(self) -> exporting.Document:
+        if lost := sorted(self._find_captured() - self.tensors().keys()):
+            raise ModelError(f"a control-flow body reads {lost[0]!r}, which nothing gives", "keep captured values")
         return exporting.document(self.graph, self._extras, self.metadata, self._constants())
 
     def _constants(self) -> list[gs.Constant]:

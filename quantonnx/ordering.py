@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto
+from onnx import AttributeProto, GraphProto
 
 from quantonnx.errors import ModelError
 from quantonnx.importing import bodies, outer_reads
@@ -20,13 +20,12 @@ from quantonnx.importing import bodies, outer_reads
 
 def body_reads(node: gs.Node) -> set[str]:
     """Returns the names of outer values that the bodies (If, Loop, Scan…) of a node read."""
-    attrs = [value for value in node.attrs.values() if isinstance(value, AttributeProto)]
-    return {name for attr in attrs for body in bodies(attr) for name in outer_reads(body)}
+    return {name for body in _bodies(node) for name in outer_reads(body)}
 
 
 def has_body(node: gs.Node) -> bool:
     """True for If, Loop, Scan and every other node that carries a graph."""
-    return any(bodies(value) for value in node.attrs.values() if isinstance(value, AttributeProto))
+    return bool(_bodies(node))
 
 
 def drop_dead_nodes(graph: gs.Graph) -> None:
@@ -95,9 +94,9 @@ def copy_graph(graph: gs.Graph, kept: list[gs.Constant]) -> tuple[gs.Graph, list
 def restore_type(value: gs.Variable, known: gs.Variable) -> None:
     """Gives a value the type that it had, where it has none."""
     if value.dtype is None:
-        value.dtype, value.shape, value.type = known.dtype, known.shape, known.type
-    elif value.shape is None:
-        value.shape = known.shape
+        value.dtype, value.type = known.dtype, known.type
+    if value.shape is None and known.shape is not None:
+        value.shape = list(known.shape)
 
 
 def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
@@ -126,6 +125,10 @@ def _kahn(readers: list[list[int]], waiting: list[int]) -> list[int]:
     return order
 
 
+def _bodies(node: gs.Node) -> list[GraphProto]:
+    return [body for value in node.attrs.values() if type(value) is AttributeProto for body in bodies(value)]
+
+
 def _producers(nodes: Iterable[gs.Node]) -> dict[str, gs.Node]:
     return {name: node for node in nodes for name in _gives(node)}
 
@@ -136,7 +139,7 @@ def _gives(node: gs.Node) -> list[str]:
 
 def _reads(node: gs.Node) -> list[str]:
     names = [value.name for value in node.inputs]
-    return [*names, *body_reads(node)] if node.attrs and has_body(node) else names
+    return [*names, *body_reads(node)] if has_body(node) else names
 
 
 def _unlink(nodes: list[gs.Node]) -> None:

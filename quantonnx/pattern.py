@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from quantonnx.errors import PatternError
 
@@ -94,6 +94,9 @@ class EitherDeclaration:
     alternatives: tuple[Any, ...]
 
 
+DECLARATIONS = (ValueDeclaration, NodeDeclaration, MaybeDeclaration, EitherDeclaration)
+
+
 def tensor() -> Any:
     """Declares any value that enters the pattern."""
     return ValueDeclaration()
@@ -129,18 +132,19 @@ class Operator:
     domain: str = ""
 
     def __or__(self, other: Operator) -> Operator:
+        if other.domain != self.domain:
+            raise PatternError(f"{self.names[0]} | {other.names[0]} are of two domains", "write either(…, …)")
         return Operator(self.names + other.names, self.domain)
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:
         """Declares a node; a trailing `...` accepts any further operands, attributes are values or predicates."""
         open_ended = bool(operands) and operands[-1] is ...
-        return NodeDeclaration(
-            ops=self.names,
-            operands=operands[:-1] if open_ended else operands,
-            attributes=attributes,
-            domain=self.domain,
-            open_ended=open_ended,
-        )
+        declared = operands[:-1] if open_ended else operands
+        for position, operand in enumerate(declared):
+            if not isinstance(operand, DECLARATIONS):
+                name = " | ".join(self.names)
+                raise PatternError(f"operand {position} of op.{name} is {operand!r}", "expected tensor(), const() or op.…(…)")
+        return NodeDeclaration(self.names, declared, attributes, self.domain, open_ended)
 
 
 @dataclass(frozen=True)
@@ -207,8 +211,7 @@ def BIAS(declaration: Any) -> Point:  # noqa: N802
 # ---------------------------------------------------------------------------------------------- patterns
 
 
-@dataclass(frozen=True)
-class MatchedNode:
+class MatchedNode(NamedTuple):
     """A node, the declaration that it matched, and which of its inputs each declared operand took."""
 
     declaration: NodeDeclaration
@@ -216,8 +219,7 @@ class MatchedNode:
     order: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Binding:
+class Binding(NamedTuple):
     """What a match found: values and nodes by the identity of their declaration."""
 
     values: Mapping[int, Any]
@@ -240,14 +242,15 @@ class Pattern:
     root: ClassVar[Any] = None
 
     def __init_subclass__(cls) -> None:
-        kinds = (ValueDeclaration, NodeDeclaration, MaybeDeclaration, EitherDeclaration)
-        own = {name: value for name, value in vars(cls).items() if isinstance(value, kinds)}
+        own = {name: value for name, value in vars(cls).items() if isinstance(value, DECLARATIONS)}
         cls.declarations = {**cls.declarations, **own}
         cls.root = cls.declarations.get("output")
         if own and not isinstance(cls.root, (NodeDeclaration, MaybeDeclaration, EitherDeclaration)):
             raise PatternError(f"pattern {cls.__name__} declares no output", "end its body with `output = op.…(…)`")
         known = {id(value) for value in cls.declarations.values()}
         for point in cls.qdq_points:
+            if not isinstance(point, Point):
+                raise PatternError(f"a Q/DQ point of {cls.__name__} is a {type(point).__name__}", "write INPUT(x), WEIGHT(w)…")
             if id(point.declaration) not in known:
                 raise PatternError(
                     f"a Q/DQ point of {cls.__name__} stands on an undeclared value",

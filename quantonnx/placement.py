@@ -19,38 +19,8 @@ from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step, near
 from quantonnx.rewriting import Matches
+from quantonnx.sites import Site, shared, through_same_scale, through_transparent
 from quantonnx.target import BiasKind, Target
-
-
-@dataclass(frozen=True)
-class Site:
-    """One pair, or one quantized constant.
-
-    `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
-    `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
-    (activation tensor, weight tensor). `owner` is the value that the first claiming match gives.
-    """
-
-    tensor: str
-    roles: tuple[Role, ...]
-    format: TensorFormat
-    edges: tuple[Edge, ...]
-    pattern: str
-    owner: str
-    source: str = ""
-    whole: bool = False
-    derived_from: tuple[str, str] | None = None
-    reason: str = ""
-
-    @property
-    def on_activation(self) -> bool:
-        """True where calibration gives the numbers."""
-        return self.roles[0].on_activation
-
-    @property
-    def is_weight(self) -> bool:
-        """True for a quantized weight."""
-        return Role.WEIGHT in self.roles
 
 
 @dataclass(frozen=True)
@@ -72,23 +42,21 @@ class Placement:
 def place(model: Model, matches: Matches, config: QuantConfig) -> Placement:
     """Returns the sites of a fused model. Raises ConfigError for a name that matches nothing."""
     target = matches.target
-    check_names(model, config)
+    _check_names(model, matches, config)
     decisions: list[Decision] = []
-    taken = [
-        (step, found) for step, found in _wanted(matches.resolve(model), target, config, decisions) if found.qdq_points
-    ]
+    resolved = list(matches.resolve(model))
+    taken = list(_wanted(resolved, target, config, decisions))
     claims = _claims(_inside_region(taken, target, decisions), target, config, decisions)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name}
-    moved = _through_same_scale(_through_transparent(claims, target, producers), target, producers)
-    sites = tuple(_shared(moved))
+    moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
+    sites = tuple(shared(moved))
     _check_fixed(config, sites)
-    return Placement(sites, (*decisions, *_left_alone(model, matches)))
+    return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))
 
 
-def check_names(model: Model, config: QuantConfig) -> None:
-    """Raises ConfigError when a name in the configuration matches no node, tensor or operator type of the model."""
+def _check_names(model: Model, matches: Matches, config: QuantConfig) -> None:
     known = [name for node in model.graph.nodes for name in _names(node)]
-    known += list(model.original_names) if hasattr(model, "original_names") else []
+    known += [name for step in matches for name in step.nodes]  # a folded node can still be excluded by its name
     for where, names in (
         ("exclude", config.exclude),
         ("skip.stub", config.skip.stub),
@@ -134,7 +102,7 @@ def _inside_region(
                     Decision(step.output, f"its input {floating!r} is not quantized, so integer codes gain nothing")
                 )
                 continue
-        quantized.update(v.name for p in match.qdq_points if p.role is Role.OUTPUT for v in match.values(p.declaration))
+        quantized.update(v.name for p in match.qdq_points if p.role.on_activation for v in match.values(p.declaration))
         yield step, match
 
 
@@ -204,11 +172,14 @@ def _adjusted(fmt: TensorFormat, asked: TensorQuantConfig) -> TensorFormat:
 
 def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, activation_is_float: bool) -> Iterator[Site]:
     values = match.values(point.declaration)
-    by_role = {p.role: match.values(p.declaration) for p in match.qdq_points}
-    if target.bias is not BiasKind.INT32 or not values or activation_is_float or not by_role.get(Role.WEIGHT):
+    by_role = {p.role: p for p in match.qdq_points}
+    if target.bias is not BiasKind.INT32 or not values or activation_is_float or Role.WEIGHT not in by_role:
         return
-    if len(values[0].shape) != 1:
-        return
+    (weight,) = match.values(by_role[Role.WEIGHT].declaration)
+    (activation,) = match.values(by_role[Role.INPUT].declaration)
+    axis = _axis(by_role[Role.WEIGHT], match)
+    if axis is None or tuple(values[0].shape) != (weight.shape[axis],):
+        return  # not one number for each output channel
     yield Site(
         tensor=values[0].name,
         roles=(Role.BIAS,),
@@ -216,81 +187,26 @@ def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, activa
         edges=match.edges(point.declaration),
         pattern=step.pattern,
         owner=step.output,
-        derived_from=(by_role[Role.INPUT][0].name, by_role[Role.WEIGHT][0].name),
+        derived_from=(activation.name, weight.name),
         reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
     )
 
 
-def _through_transparent(claims: list[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
-    """A pair before an operator that only moves data serves the operator after it too."""
-    claimed = {claim.tensor for claim in claims if claim.on_activation}
-    served = {
-        claim.tensor: node
-        for claim in claims
-        if claim.roles == (Role.INPUT,)
-        and (node := producers.get(claim.tensor)) is not None
-        and node.op in target.transparent
-        and node.inputs[0].name in claimed
-        and len(node.outputs[0].outputs) == len(claim.edges)
-    }
-    for claim in claims:
-        if claim.on_activation and claim.tensor in served:
-            node = served[claim.tensor]
-            before, edges = node.inputs[0].name, (Edge(node.name, 0),)
-            reason = f"{claim.reason}, before {node.op}"
-            yield replace(claim, tensor=before, source=before, edges=edges, reason=reason)
-        elif claim.derived_from is not None and claim.derived_from[0] in served:
-            before = served[claim.derived_from[0]].inputs[0].name
-            yield replace(claim, derived_from=(before, claim.derived_from[1]))
-        else:
-            yield claim
-
-
-def _through_same_scale(claims: Iterable[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
-    """An operator that copies codes is an integer one when the pairs on both sides share one scale."""
-    claims = list(claims)
-    claimed = {claim.tensor for claim in claims if claim.on_activation}
-    for claim in claims:
-        source = claim.tensor
-        while claim.on_activation and (node := producers.get(source)) is not None and node.op in target.same_scale:
-            if node.inputs[0].name not in claimed:
-                break
-            source = node.inputs[0].name
-        if source == claim.tensor:
-            yield claim
-        else:
-            yield replace(claim, source=source, reason=f"{claim.reason}, same scale as {source!r}")
-
-
-def _shared(claims: Iterable[Site]) -> Iterator[Site]:
-    merged: dict[tuple[str, TensorFormat, tuple[str, str] | None], Site] = {}
-    for claim in claims:
-        key = (claim.tensor, claim.format, claim.derived_from)
-        first = merged.get(key)
-        merged[key] = claim if first is None else _merged(first, claim)
-    yield from merged.values()
-
-
-def _merged(first: Site, other: Site) -> Site:
-    return replace(
-        first,
-        roles=tuple(dict.fromkeys(first.roles + other.roles)),
-        edges=tuple(dict.fromkeys(first.edges + other.edges)),
-        whole=first.whole or other.whole,
-        reason=first.reason if other.reason in first.reason else f"{first.reason}; {other.reason}",
-    )
-
-
 def _check_fixed(config: QuantConfig, sites: Sequence[Site]) -> None:
-    known = [site.tensor for site in sites if site.on_activation]
+    sources = {site.tensor: site.source for site in sites if site.on_activation}
     for name in config.fixed:
-        if name not in known:
-            raise ConfigError(f"fixed: no pair stands on {name!r}", near(name, known))
+        if name not in sources:
+            raise ConfigError(f"fixed: no pair stands on {name!r}", near(name, sources))
+        if sources[name] != name:
+            raise ConfigError(f"fixed: {name!r} takes its scale from {sources[name]!r}", "fix that one")
 
 
-def _left_alone(model: Model, matches: Matches) -> Iterator[Decision]:
+def _left_alone(model: Model, matches: Matches, resolved: Sequence[tuple[Step, Pattern]]) -> Iterator[Decision]:
+    found = {id(step) for step, _ in resolved}
     for step in matches:
         if not step.apply:
             yield Decision(step.output, step.reason or "switched off in the plan")
+        elif id(step) not in found:
+            yield Decision(step.output, f"{step.pattern} no longer holds in the fused model")
     for name, reason in model.left_in_float.items():
         yield Decision(name, reason)

@@ -87,7 +87,7 @@ class Plan:
         if not isinstance(content, dict) or not known >= set(content):
             raise PlanError(f"{where} is not a plan", f"expected the keys {', '.join(sorted(known))}")
         steps = {
-            key: [_step(entry, f"{where}: {key}[{i}]") for i, entry in enumerate(content.get(key) or [])]
+            key: [_step(entry, f"{where}: {key}[{i}]") for i, entry in enumerate(_list(content, key, where))]
             for key in ("conversions", "fusions")
         }
         return cls(str(content.get("model", "")), str(content.get("target", "")), **steps)
@@ -120,7 +120,7 @@ def _step(entry: Any, where: str) -> Step:
         raise PlanError(f"{where} names no pattern and output", "both are required")
     if not isinstance(entry.get("apply", True), bool):
         raise PlanError(f"{where} has apply: {entry['apply']!r}", "expected true or false")
-    lists = {key: tuple(str(name) for name in entry.get(key) or ()) for key in ("nodes", "points")}
+    lists = {key: tuple(str(name) for name in _list(entry, key, where)) for key in ("nodes", "points")}
     return Step(
         entry["pattern"],
         entry["output"],
@@ -128,6 +128,13 @@ def _step(entry: Any, where: str) -> Step:
         reason=str(entry.get("reason", "")),
         **lists,
     )
+
+
+def _list(content: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = content.get(key) or []
+    if not isinstance(found, list):
+        raise PlanError(f"{where}: {key} is {found!r}", "expected a list")
+    return found
 
 
 def _one_line(error: Exception) -> str:

@@ -20,8 +20,9 @@ from quantonnx.formats import Parameters
 from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset
 from quantonnx.model import Model
 from quantonnx.pattern import Role
-from quantonnx.placement import Decision, Placement, Site, place
+from quantonnx.placement import Decision, Placement, place
 from quantonnx.rewriting import Matches
+from quantonnx.sites import Site
 
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
 Progress = Callable[[int, int | None], None]

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto, inliner, version_converter
+from onnx import GraphProto, ModelProto, TensorProto, helper, inliner, shape_inference, version_converter
 
 from quantonnx.errors import ModelError
 from quantonnx.weights import ExternalValues, InlineValues, StoredValues, to_onnx_dtype
@@ -52,8 +52,10 @@ def inline_functions(proto: ModelProto) -> ModelProto:
     if not proto.functions:
         return proto
     light, weights = set_weights_aside(proto)
+    mixed = _mixes_opsets(proto)
     try:
-        inlined = inliner.inline_local_functions(light, convert_version=True)
+        typed = shape_inference.infer_shapes(_with_weight_types(light)) if mixed else light
+        inlined = inliner.inline_local_functions(typed, convert_version=mixed)
     except Exception as error:  # onnx raises its C++ errors as several unrelated types
         raise ModelError(f"the model's functions cannot be inlined: {_first_line(error)}") from error
     if inlined.functions:
@@ -62,6 +64,8 @@ def inline_functions(proto: ModelProto) -> ModelProto:
     del inlined.graph.initializer[:], inlined.graph.sparse_initializer[:]
     inlined.graph.initializer.extend(weights.initializer)
     inlined.graph.sparse_initializer.extend(weights.sparse_initializer)
+    if mixed:
+        _drop_weight_types(inlined, {info.name for info in proto.graph.value_info})
     return inlined
 
 
@@ -112,6 +116,7 @@ class ExternalData:
 
     def __init__(self, path: Path | None, folder: Path | None) -> None:
         self.sizes: dict[Path, int] = {}
+        self._paths: dict[str, Path] = {}
         self._folder = folder
         self._roots = [folder.resolve()] if folder else []
         if path:
@@ -122,7 +127,10 @@ class ExternalData:
         if tensor.data_location != TensorProto.EXTERNAL:
             return InlineValues(tensor)
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        path = self._path(tensor.name, entries.get("location", ""))
+        location = entries.get("location", "")
+        if location not in self._paths:
+            self._paths[location] = self._path(tensor.name, location)
+        path = self._paths[location]
         try:
             offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
         except ValueError:
@@ -147,8 +155,7 @@ class ExternalData:
                 "put the data beside the model and export again",
             )
         path = (self._folder / location).resolve()
-        if path not in self.sizes:
-            self.sizes[path] = self._size(name, location, path)
+        self.sizes[path] = self._size(name, location, path)
         return path
 
     def _size(self, name: str, location: str, path: Path) -> int:
@@ -168,6 +175,29 @@ class ExternalData:
                 f"{values.offset} to {end}, the file has {size}",
                 "download or export it again",
             )
+
+
+def _mixes_opsets(proto: ModelProto) -> bool:
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    entries = [entry for function in proto.functions for entry in function.opset_import]
+    return any(versions.get(entry.domain, entry.version) != entry.version for entry in entries)
+
+
+def _with_weight_types(light: ModelProto) -> ModelProto:
+    """Adds the types of initializers, without which onnx cannot convert a function that reads them."""
+    known = {info.name for info in (*light.graph.value_info, *light.graph.input)}
+    for tensor in light.graph.initializer:
+        if tensor.name not in known:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.value_info.append(info)
+    return light
+
+
+def _drop_weight_types(proto: ModelProto, known: set[str]) -> None:
+    added = {tensor.name for tensor in proto.graph.initializer} - known
+    kept = [info for info in proto.graph.value_info if info.name not in added]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
 
 
 def _without_data(tensor: TensorProto) -> TensorProto:

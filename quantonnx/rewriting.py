@@ -144,7 +144,8 @@ def _convert(model: Model, target: Target, plan: Plan | None) -> list[Step]:
         for touched in editor.touched:
             queue.append(touched)
             queue.extend(reader for output in touched.outputs for reader in output.outputs)
-    model.sort()
+    if done:
+        model.sort()
     if wanted:
         taken = {(step.pattern, step.output) for step in done}
         done += [_skipped(step) for key, step in wanted.items() if key not in taken]
@@ -199,6 +200,7 @@ def _find_fusions(model: Model, target: Target) -> list[Step]:
 
 def _fuse(model: Model, target: Target, steps: Sequence[Step]) -> None:
     editor, matcher, producers = Rewriter(model), Matcher(model), _producers(model)
+    owner: dict[int, Step] = {}  # nodes stay in the graph's list until the end, so that an identity means one node
     for step in steps:
         if not step.apply:
             continue
@@ -208,10 +210,19 @@ def _fuse(model: Model, target: Target, steps: Sequence[Step]) -> None:
         if found is None:
             step.apply, step.reason = False, _why_not(matcher, pattern, node, step)
             continue
+        winner = next((owner[id(part)] for part in found.nodes if id(part) in owner), None)
+        if winner is not None:
+            step.apply, step.reason = False, _overlap(winner)
+            continue
+        owner.update((id(part), step) for part in found.nodes)
         found.rewrite(editor)
         if found.result.inputs:
             producers[step.output] = found.result.inputs[0]
     model.sort()
+
+
+def _overlap(winner: Step) -> str:
+    return f"overlaps {winner.pattern} at {winner.output!r}, which comes first"
 
 
 def _why_not(matcher: Matcher, pattern: type[Pattern] | None, node: gs.Node | None, step: Step) -> str:

@@ -70,7 +70,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon ships
         dtype = to_numpy_dtype(onnx_dtype)
         if dtype is None:
             raise ModelError("a tensor has no element type", "export the model again")
-        self.shape: tuple[int, ...] = tuple(shape)
+        self.shape: tuple[int, ...] = tuple(map(int, shape))
         self.dtype: np.dtype[Any] = dtype
         self.nbytes = byte_size(self.shape, dtype)
 
@@ -118,19 +118,25 @@ class ExternalValues(StoredValues):
 
     def load(self) -> Array:
         """Reads the range, whatever the working directory is."""
-        raw = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
-        if raw.nbytes != self.nbytes:
-            raise ModelError(f"{self.path.name!r} has become too short for {self.proto.name!r}", "restore the file")
-        return _decode(raw, self.shape, self.dtype)
+        return _decode(self._read_range(self.offset, self.nbytes), self.shape, self.dtype)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yields the range piece by piece, so that no tensor is in memory as a whole."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            left = self.nbytes
-            while left and (piece := file.read(min(left, _CHUNK_BYTES))):
-                left -= len(piece)
-                yield piece
+        left = self.nbytes
+        while left:
+            piece = self._read_range(self.offset + self.nbytes - left, min(left, _CHUNK_BYTES))
+            left -= len(piece)
+            yield piece.data
+
+    def _read_range(self, offset: int, size: int) -> Array:
+        name = self.path.name
+        try:
+            raw = np.fromfile(self.path, np.uint8, size, offset=offset)
+        except OSError as error:
+            raise ModelError(f"external data file {name!r} cannot be read: {error.strerror}", "restore it") from error
+        if raw.nbytes != size:
+            raise ModelError(f"external data file {name!r} has become too short for {self.proto.name!r}", "restore it")
+        return raw
 
 
 class SparseValues(StoredValues):

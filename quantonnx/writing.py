@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,13 +84,15 @@ def write_external(document: Document, file: BinaryIO, data: BinaryIO, location:
 
 
 @contextmanager
-def into_place(*targets: Path) -> Iterator[list[Path]]:
+def into_place(*targets: Path, force: bool, sources: frozenset[Path]) -> Iterator[list[Path]]:
     """Gives a temporary name beside each target; moves all into place at the end, or none when anything fails.
 
-    OutputError when the system refuses; whatever happens, no temporary file stays.
+    OutputError for a target that exists (unless `force`) or is one of `sources`, which are still to be read, and when
+    the system refuses. Whatever happens, no temporary file stays.
     """
     temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
     try:
+        _refuse(targets, force, sources)
         yield temporary
         _move(list(zip(temporary, targets, strict=True)))
     except OSError as error:
@@ -98,11 +100,11 @@ def into_place(*targets: Path) -> Iterator[list[Path]]:
         raise OutputError(f"cannot write {str(targets[-1])!r}: {reason}", "check the folder and free space") from error
     finally:
         for path in temporary:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a second problem must not hide the first
+                path.unlink()
 
 
-def refuse_existing(targets: Iterable[Path], *, force: bool, sources: frozenset[Path]) -> None:
-    """Raises OutputError for a target that exists (unless `force`), or that the input's weights are read from."""
+def _refuse(targets: Iterable[Path], force: bool, sources: frozenset[Path]) -> None:
     for target in targets:
         if target.resolve() in sources:
             raise OutputError(f"{str(target)!r} holds the weights of the input model", "write to another name")

@@ -102,7 +102,7 @@ def _percentile_range(stats: TensorStatistics, percentile: float, fmt: TensorFor
     if stats.low < 0 < stats.high:
         above /= 2
     low, high = (_upper_quantile(side, above) * width for side in (negative, positive))
-    return max(-low, stats.low), min(high, stats.high)
+    return max(stats.low, -low), min(stats.high, high)
 
 
 def _upper_quantile(counts: Array, above: float) -> float:
@@ -130,8 +130,7 @@ def _entropy_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
     assert stats.counts is not None
     counts = (stats.counts[HALF_BINS:] + stats.counts[:HALF_BINS][::-1]).astype(np.float64)
     occupied = int(np.flatnonzero(counts)[-1]) + 1
-    one_sided = stats.low == 0 and (not fmt.signed or not fmt.symmetric)
-    levels = 2 ** (fmt.n_bits - (0 if one_sided else 1))
+    levels = _levels(stats, fmt)
     if occupied <= levels:
         return stats.low, stats.high
     counts[0] = 0.0
@@ -141,6 +140,14 @@ def _entropy_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
     if best == occupied:
         return stats.low, stats.high
     return _clipped(stats, best * float(stats.edges[-1]) / HALF_BINS)
+
+
+def _levels(stats: TensorStatistics, fmt: TensorFormat) -> int:
+    """Return how many codes the wider side of zero gets."""
+    largest = max(-stats.low, stats.high)
+    both_sides = fmt.symmetric and (fmt.signed or stats.low < 0)
+    span = 2 * largest if both_sides else stats.high - stats.low
+    return int(2**fmt.n_bits * largest / span)
 
 
 def _divergences(counts: Array, candidates: Array, levels: int) -> Array:
@@ -158,8 +165,7 @@ def _divergences(counts: Array, candidates: Array, levels: int) -> Array:
     in_level = np.diff(mass[cuts], axis=1)
     bins = np.diff(occupied[cuts], axis=1)
     bins[:, -1] += (last == 0) & (outliers > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_q = np.log(np.maximum(in_level, 1e-3) / np.maximum(bins, 1) / kept[:, None])
+    log_q = np.log(np.maximum(in_level, 1e-3) / np.maximum(bins, 1) / np.maximum(kept, 1e-3)[:, None])
     in_level[:, -1] += outliers
     reference = entropy[candidates] - _x_log_x(last / total) + _x_log_x((last + outliers) / total)
     divergence = reference - (in_level / total * log_q).sum(axis=1)
@@ -182,12 +188,15 @@ def _mse_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
     than minmax by the same histogram; an end at 0 stays there.
     """
     error = _ErrorMeasure(stats, fmt)
-    best = _best(error, _joint(stats, (stats.low, stats.high), _SHRINKS, fmt.symmetric))
-    two_ends = not fmt.symmetric and stats.low < 0 < stats.high
-    for factors in (_SHRINKS, _NUDGES) if two_ends else ():
-        best = _best(error, _one_end(stats, best, factors, high=True))
-        best = _best(error, _one_end(stats, best, factors, high=False))
-    return best if two_ends else _best(error, _joint(stats, best, _NUDGES, fmt.symmetric))
+    whole = stats.low, stats.high
+    best = _best(error, _both_ends(whole, whole, _SHRINKS, fmt.symmetric))
+    if fmt.symmetric or 0 in whole:
+        return _best(error, _both_ends(whole, best, _NUDGES, fmt.symmetric))
+    for end in (1, 0):
+        best = _best(error, _one_end(best, end, whole[end] * _SHRINKS))
+    for end in (1, 0):
+        best = _best(error, _one_end(best, end, np.clip(best[end] * _NUDGES, *whole)))
+    return best
 
 
 def _best(error: Callable[[Array, Array], Array], ends: tuple[Array, Array]) -> Range:
@@ -195,20 +204,18 @@ def _best(error: Callable[[Array, Array], Array], ends: tuple[Array, Array]) -> 
     return float(ends[0][index]), float(ends[1][index])
 
 
-def _joint(stats: TensorStatistics, start: Range, factors: Array, symmetric: bool) -> tuple[Array, Array]:
+def _both_ends(whole: Range, start: Range, factors: Array, symmetric: bool) -> tuple[Array, Array]:
     """Return candidates for both ends: equal thresholds on magnitude, or both ends in proportion."""
-    low, high = (-max(-start[0], start[1]), max(-start[0], start[1])) if symmetric else start
-    return np.maximum(factors * low, stats.low), np.minimum(factors * high, stats.high)
+    largest = max(-start[0], start[1])
+    low, high = (-largest, largest) if symmetric else start
+    return np.maximum(factors * low, whole[0]), np.minimum(factors * high, whole[1])
 
 
-def _one_end(stats: TensorStatistics, start: Range, factors: Array, *, high: bool) -> tuple[Array, Array]:
-    """Return candidates for one end from the extreme (shrinking) or around where it stands; the other end stays."""
-    shrinking = factors is _SHRINKS
-    low, high_end = (stats.low, stats.high) if shrinking else start
-    factors = np.append(factors, (start[1] / high_end) if high else (start[0] / low))
-    if high:
-        return np.full(factors.shape, start[0]), np.minimum(factors * high_end, stats.high)
-    return np.maximum(factors * low, stats.low), np.full(factors.shape, start[1])
+def _one_end(best: Range, end: int, values: Array) -> tuple[Array, Array]:
+    """Return candidates for one end (0 low, 1 high), that of `best` among them; the other end stays."""
+    moved = np.append(values, best[end])
+    fixed = np.full_like(moved, best[1 - end])
+    return (fixed, moved) if end else (moved, fixed)
 
 
 class _ErrorMeasure:
@@ -238,4 +245,4 @@ class _ErrorMeasure:
         integral *= 4
         integral += code
         density: Array = self.counts / np.diff(self.edges)
-        return (np.diff(integral, axis=1) @ density) * scale[:, 0] ** 3
+        return (np.diff(integral, axis=1) @ density) * scale[:, 0] ** 3 / 12

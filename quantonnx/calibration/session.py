@@ -47,13 +47,13 @@ def open_session(
     `threads` is the number within an operator, None as many as ONNX Runtime likes; without `optimize`
     every operator runs as it stands in the file.
     """
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    if not isinstance(model, Model):
+        return _load(model, threads, optimize=optimize)
     with ExitStack() as stack:
-        source: Any = model
-        if isinstance(model, Model):
-            source = _prepared(model, stack, lambda proto: None)
-        elif isinstance(model, onnx.ModelProto):
-            source = model.SerializeToString()
-        return _load(source, threads, optimize)
+        source = _prepared(model, stack, lambda proto: None)
+        return _load(source, threads, optimize=optimize, bounded=isinstance(source, str))
 
 
 def collect(
@@ -115,7 +115,7 @@ class Collector:
 
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
-        total = len(samples) if hasattr(samples, "__len__") and progress else None
+        total = _length(samples) if progress else None
         for feed in samples:
             self._run(feed, [])
             if progress:
@@ -147,7 +147,8 @@ class Collector:
     def _check_names(self, feed: Mapping[str, Array]) -> None:
         if set(feed) != set(self._inputs):
             raise DataError(
-                f"sample {self._seen} has the inputs {sorted(feed)}, expected {self._inputs}", "name each input of the model"
+                f"sample {self._seen} has the inputs {sorted(feed)}, expected {self._inputs}",
+                "name each input of the model",
             )
 
     def _open(self, feed: Mapping[str, Array]) -> ort.InferenceSession:
@@ -158,7 +159,8 @@ class Collector:
             self._taps = add_taps(proto, inner, shapes)
 
         with ExitStack() as stack:
-            self._session = _load(_prepared(self._model, stack, tap), self._threads, optimize=True)
+            source = _prepared(self._model, stack, tap)
+            self._session = _load(source, self._threads, bounded=isinstance(source, str))
         self._taps += [Tap(name, whole=name) for name in self._statistics if name in feed]
         return self._session
 
@@ -213,6 +215,13 @@ def _check_known(model: Model, tensors: Sequence[str]) -> None:
             raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
 
 
+def _length(samples: Any) -> int | None:
+    try:
+        return len(samples)
+    except TypeError:
+        return None
+
+
 def _rows(feed: Mapping[str, Array]) -> int:
     """Return the number of samples in a feed: the first dimension that all its inputs share, else 1."""
     first = {value.shape[0] if value.ndim else None for value in feed.values()}
@@ -224,7 +233,7 @@ def _prepared(model: Model, stack: ExitStack, change: Callable[[onnx.ModelProto]
     if _weight_bytes(model) <= LARGEST_IN_MEMORY:
         proto = model.to_proto()
         change(proto)
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantonnx-"))) / "model.onnx"
     model.save(path, external_data=True)
     proto = onnx.load(path, load_external_data=False)
@@ -238,14 +247,18 @@ def _weight_bytes(model: Model) -> int:
     return sum(prod(value.shape) * getattr(value.dtype, "itemsize", 1) for value in constants)
 
 
-def _load(source: bytes | str | os.PathLike[str], threads: int | None, optimize: bool) -> ort.InferenceSession:
+def _load(
+    source: bytes | str | os.PathLike[str], threads: int | None, *, optimize: bool = True, bounded: bool = False
+) -> ort.InferenceSession:
+    """Load a model; `bounded` spares the memory of rearranged weights, for some speed."""
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads or 0
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if not isinstance(source, bytes):
+    if isinstance(source, os.PathLike):
         source = os.fspath(source)
+    if bounded:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

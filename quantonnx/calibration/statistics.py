@@ -97,12 +97,14 @@ class TensorStatistics:
             self._count(values.reshape(-1), weight)
             return
         for row in values:
-            body, tail = _thin(row, stride)
-            self._count(body, weight * stride)
-            self._count(tail, weight)
+            spaced = row[stride // 2 :: stride]
+            self._count(spaced, weight * stride)
+            threshold = _tail_threshold(spaced)
+            self._count_few(_beyond(spaced, threshold), -weight * stride)
+            self._count_few(_beyond(row, threshold), weight)
 
     def merge(self, other: TensorStatistics) -> None:
-        """Add what `other` saw, as if its samples came after these; raises CalibrationError if one lacks a histogram."""
+        """Add what `other` saw, as if it came after these samples; CalibrationError if only one has a histogram."""
         if (self.counts is None) != (other.counts is None):
             raise CalibrationError(f"cannot merge statistics of {self.name!r}: only one has a histogram")
         decay = (1 - MOVING_AVERAGE_CONSTANT) ** other.samples
@@ -136,14 +138,22 @@ class TensorStatistics:
             self.counts = _folded(self.counts, exponent - self._exponent)
             self._exponent = exponent
 
+    def _bins(self, values: Array) -> Array:
+        scaled = values * np.float32(math.ldexp(HALF_BINS, -self._exponent))
+        bins = np.floor(scaled, out=scaled).astype(np.intp)
+        bins += HALF_BINS
+        return bins
+
     def _count(self, values: Array, weight: int) -> None:
         assert self.counts is not None
-        bins = np.floor(values * np.float32(math.ldexp(HALF_BINS, -self._exponent))).astype(np.intp)
-        bins += HALF_BINS
-        found = np.bincount(bins, minlength=2 * HALF_BINS)
+        found = np.bincount(self._bins(values), minlength=2 * HALF_BINS)
         if weight != 1:
             found *= weight
         self.counts += found
+
+    def _count_few(self, values: Array, weight: int) -> None:
+        assert self.counts is not None
+        np.add.at(self.counts, self._bins(values), weight)
 
 
 def _exponent_above(magnitude: float) -> int:
@@ -171,13 +181,15 @@ def _stride(size: int) -> int:
     return stride
 
 
-def _thin(row: Array, stride: int) -> tuple[Array, Array]:
-    """Split a sample into evenly spaced values of its body, and all values of its tails."""
-    spaced = row[stride // 2 :: stride]
-    sizes = np.abs(spaced)
-    rank = max(sizes[::4].size // _TAIL_SHARE, 1)
-    threshold = np.partition(sizes[::4], -rank)[-rank]
-    tail = row[np.flatnonzero(row > threshold)]
-    if row.min() < -threshold:
-        tail = np.concatenate([tail, row[np.flatnonzero(row < -threshold)]])
-    return spaced[sizes <= threshold], tail
+def _tail_threshold(spaced: Array) -> float:
+    """Return a magnitude that about one value in _TAIL_SHARE exceeds, from a quarter of the values."""
+    magnitudes = np.abs(spaced[::4])
+    rank = max(magnitudes.size // _TAIL_SHARE, 1)
+    return float(np.partition(magnitudes, -rank)[-rank])
+
+
+def _beyond(values: Array, threshold: float) -> Array:
+    above = values[np.flatnonzero(values > threshold)]
+    if values.min() >= -threshold:
+        return above
+    return np.concatenate([above, values[np.flatnonzero(values < -threshold)]])

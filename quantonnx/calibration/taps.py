@@ -54,9 +54,7 @@ class Tap:
             stats.add_values(values[self.thinned].reshape(rows, -1), THINNED_BY**2)
 
 
-def add_taps(
-    proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]
-) -> list[Tap]:
+def add_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]) -> list[Tap]:
     """Add outputs to `proto` for the tensors in `wanted` (name to: with a histogram), given the inputs' shapes."""
     images = _large_images(proto, wanted, shapes)
     own = {value.name for value in proto.graph.output}
@@ -85,9 +83,7 @@ def _pooled(proto: onnx.ModelProto, tensor: str, histogram: bool, free: Iterator
     return Tap(tensor, maximum=maximum, thinned=thinned)
 
 
-def _large_images(
-    proto: onnx.ModelProto, names: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]
-) -> set[str]:
+def _large_images(proto: onnx.ModelProto, names: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]) -> set[str]:
     """Return the tensors that are never negative, float32 [samples, channels, height, width], and large."""
     producers = {output: node for node in proto.graph.node for output in node.output}
     candidates = {name for name in names if name in producers and _never_negative(producers, proto, name)}
@@ -96,11 +92,7 @@ def _large_images(
 
 
 def _is_large_image(shape: tuple[int, ...]) -> bool:
-    return (
-        len(shape) == 4
-        and min(shape[2:]) > 2 * THINNED_BY
-        and prod(shape[1:]) >= 2 * COUNTED_PER_SAMPLE
-    )
+    return len(shape) == 4 and min(shape[2:]) >= 4 * THINNED_BY and prod(shape[1:]) >= 2 * COUNTED_PER_SAMPLE
 
 
 def _never_negative(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str) -> bool:
@@ -123,9 +115,7 @@ def _lower_bound(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto
     return float("-inf")
 
 
-def _scalars(
-    producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str
-) -> Iterator[onnx.TensorProto]:
+def _scalars(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str) -> Iterator[onnx.TensorProto]:
     yield from (value for value in proto.graph.initializer if value.name == name and prod(value.dims) == 1)
     if name in producers and producers[name].op_type == "Constant":
         yield from (attribute.t for attribute in producers[name].attribute if attribute.name == "value")
@@ -140,9 +130,7 @@ def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
         if prod(value.dims) <= _FOLDED_CONSTANT:
             light.graph.initializer.append(value)
         else:
-            light.graph.input.append(
-                onnx.helper.make_tensor_value_info(value.name, value.data_type, list(value.dims))
-            )
+            light.graph.input.append(onnx.helper.make_tensor_value_info(value.name, value.data_type, list(value.dims)))
     for item in proto.graph.input:
         shape = shapes.get(item.name)
         if shape is not None:

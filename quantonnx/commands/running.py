@@ -29,7 +29,7 @@ FAILED = 2
 INTERRUPTED = 130
 
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
-_WIDTH_OF_A_FILE = 140
+_WIDTH_OF_A_FILE = 240
 _PANEL = "Output"
 
 
@@ -39,11 +39,19 @@ class CommonOptions:
 
     json: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--json", metavar="FILE", help="Write the result as JSON; - for standard output.", rich_help_panel=_PANEL
+        ),
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_PANEL)] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print everything, name by name.", rich_help_panel=_PANEL)] = False
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.", rich_help_panel=_PANEL)] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_PANEL)] = (
+        False
+    )
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print everything, name by name.", rich_help_panel=_PANEL)
+    ] = False
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from.", rich_help_panel=_PANEL)
+    ] = False
 
 
 class Stage:
@@ -95,6 +103,10 @@ class Run:
         for renderable in renderables:
             self._out.print(renderable)
 
+    def show_text(self, text: str) -> None:
+        """Prints text as it is: no markup, no wrapping."""
+        self._out.print(text, highlight=False, markup=False, soft_wrap=True, end="")
+
     def note(self, text: str) -> None:
         """Prints a line about how things go, apart from the result."""
         self._err.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -116,9 +128,22 @@ class Run:
         if not self._err.is_terminal or self.common.quiet:
             yield lambda _done, _total: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self._err, transient=True) as progress:
             task = progress.add_task(title, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -165,7 +190,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
             raise typer.Exit(code)
 
     del called.__wrapped__  # type: ignore[attr-defined]  # or its parameters would be taken for these
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__signature__ = inspect.Signature(parameters)
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
 
@@ -206,12 +231,14 @@ def one_line(error: BaseException) -> str:
 
 def write_text(path: Path, text: str, *, force: bool = True) -> None:
     """Writes a text file, whole or not at all. Raises OutputError where it exists, unless `force`."""
-    from quantonnx.writing import into_place, refuse_existing
+    from quantonnx.writing import into_place
 
     if not path.parent.is_dir():
         raise OutputError(f"the folder {str(path.parent)!r} does not exist", "create it first")
-    refuse_existing([path], force=force, sources=frozenset())
-    with into_place(path) as (temporary,):
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe: nothing to move into place
+        path.write_text(text, encoding="utf-8")
+        return
+    with into_place(path, force=force, sources=frozenset()) as (temporary,):
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""What makes a quantized model more accurate: a file for each algorithm."""

@@ -1,0 +1,74 @@
+"""Bias correction: takes the mean error of rounded weights out of an operator's bias.
+
+Rounding a weight by ΔW shifts the mean of every output channel by ΔW · E[x]. Calibration knows E[x] per input channel,
+so the shift is subtracted from the bias, at no cost at run time (Nagel et al., "Data-Free Quantization Through Weight
+Equalization and Bias Correction", ICCV 2019, section 4.2, with E[x] measured and not derived from batch normalization).
+The means are those of the float model; the border that padding adds is neglected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from quantonnx.formats import Parameters, dequantize, quantize
+from quantonnx.model import Model, constant
+from quantonnx.placement import Site
+
+Array = NDArray[Any]
+
+
+def correctable(model: Model, sites: tuple[Site, ...]) -> dict[str, str]:
+    """Returns, by the name of each operator that can be corrected, the activation whose channel means it needs."""
+    return {node.name: node.inputs[0].name for _, node in _operators(model, sites)}
+
+
+def correct_biases(
+    model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], means: Mapping[str, Array]
+) -> Model:
+    """Returns a copy of the fused model with corrected biases.
+
+    `means` holds E[x] by activation, float64 [channels]; an operator whose activation is not in it is left alone.
+    """
+    corrected = model.copy()
+    values = corrected.tensors()
+    for site, node in _operators(corrected, sites):
+        mean = means.get(node.inputs[0].name)
+        if mean is None or site not in parameters:
+            continue
+        bias: gs.Constant = node.inputs[2]
+        shift = _shift(node, corrected.array(values[site.tensor]), site, parameters[site], mean)
+        if np.all(np.isfinite(shift)):
+            old = corrected.array(bias)
+            bias._values = constant(bias.name, (old - shift).astype(old.dtype))._values
+    return corrected
+
+
+def _operators(model: Model, sites: tuple[Site, ...]) -> Iterator[tuple[Site, gs.Node]]:
+    nodes = {node.name: node for node in model.graph.nodes}
+    values = model.tensors()
+    for site in sites:
+        if not site.is_weight or len(values[site.tensor].outputs) != 1:
+            continue
+        node = nodes[site.edges[0].node]
+        if node.op in ("Conv", "Gemm") and len(node.inputs) > 2 and _is_own_constant(node.inputs[2]):
+            yield site, node
+
+
+def _is_own_constant(bias: gs.Tensor) -> bool:
+    return isinstance(bias, gs.Constant) and len(bias.outputs) == 1 and len(bias.shape) == 1
+
+
+def _shift(node: gs.Node, weight: Array, site: Site, parameters: Parameters, mean: Array) -> Array:
+    """E[ΔW x] of each output channel, float64 [outputs]."""
+    codes = quantize(weight, parameters, site.format)
+    error = dequantize(codes, parameters, site.format).astype(np.float64) - weight
+    if node.op == "Gemm":
+        return np.asarray(error @ mean if node.attrs.get("transB", 0) else mean @ error)
+    outputs, groups = error.shape[0], node.attrs.get("group", 1)
+    by_input = error.reshape(groups, outputs // groups, error.shape[1], -1).sum(axis=-1)
+    return np.asarray(np.einsum("goi,gi->go", by_input, mean.reshape(groups, -1)).reshape(outputs))

@@ -1,0 +1,120 @@
+"""What a model's inputs expect, and whether an array fits: refusals name the input, the found and the expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from quantonnx.errors import DataError
+from quantonnx.model import Model
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a model; a dynamic dimension of `shape` is a name or None, an open rank makes `shape` None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...] | None
+
+    @property
+    def batch(self) -> int | None:
+        """The fixed first dimension, if there is one."""
+        first = self.shape[0] if self.shape else None
+        return first if isinstance(first, int) and first > 0 else None
+
+    @property
+    def text(self) -> str:
+        """Dtype and shape, as a person reads them."""
+        if self.shape is None:
+            return f"{self.dtype} of any shape"
+        return f"{self.dtype} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+    def fits(self, shape: Sequence[int], *, batch: bool = False) -> bool:
+        """Return whether the shape is allowed; with `batch` the first dimension may be anything."""
+        if self.shape is None:
+            return True
+        pairs = list(zip(shape, self.shape, strict=False))[1 if batch else 0 :]
+        return len(shape) == len(self.shape) and all(
+            not isinstance(wanted, int) or wanted < 0 or found == wanted for found, wanted in pairs
+        )
+
+    def cast(self, array: Array, where: str) -> Array:
+        """Return the array in the input's dtype where nothing is lost; DataError on another dtype, NaN or infinity."""
+        if array.dtype != self.dtype:
+            if not _harmless(array.dtype, self.dtype):
+                raise DataError(
+                    f"input {self.name!r} of {where} is {array.dtype}, expected {self.dtype}", _advice(self.dtype)
+                )
+            array = array.astype(self.dtype)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"input {self.name!r} of {where} holds NaN or infinity, expected finite numbers")
+        return array
+
+
+def input_specs(model: Model) -> tuple[InputSpec, ...]:
+    """Return the inputs of a model that must be fed, in their order."""
+    return tuple(_spec(value) for value in model.graph.inputs if isinstance(value, gs.Variable))
+
+
+def named(values: Any, inputs: Sequence[InputSpec], where: str) -> Feed:
+    """Return arrays by input name, from a mapping, one array, or a sequence of arrays in the order of the inputs."""
+    if isinstance(values, Mapping):
+        feed = {str(name): np.asarray(value) for name, value in values.items()}
+        return _renamed(feed, inputs, where)
+    if isinstance(values, (list, tuple)) and len(values) == len(inputs):
+        return {spec.name: np.asarray(value) for spec, value in zip(inputs, values, strict=True)}
+    if len(inputs) != 1 or isinstance(values, (list, tuple, str, bytes)):
+        raise DataError(
+            f"{where} is a {type(values).__name__}, expected arrays for the inputs {_names(inputs)}",
+            "give a dictionary of arrays by input name",
+        )
+    return {inputs[0].name: np.asarray(values)}
+
+
+def _renamed(feed: Feed, inputs: Sequence[InputSpec], where: str) -> Feed:
+    """Check the names; one array for a model with one input may be called anything."""
+    wanted = [spec.name for spec in inputs]
+    if len(wanted) == len(feed) == 1:
+        return {wanted[0]: next(iter(feed.values()))}
+    missing = [name for name in wanted if name not in feed]
+    unknown = [name for name in feed if name not in wanted]
+    if missing:
+        raise DataError(f"{where} has no array for input {missing[0]!r}, found {sorted(feed)}, expected {wanted}")
+    if unknown:
+        raise DataError(f"{where} has an array {unknown[0]!r} that is no input of the model, expected {wanted}")
+    return {name: feed[name] for name in wanted}
+
+
+def _names(inputs: Sequence[InputSpec]) -> str:
+    return ", ".join(repr(spec.name) for spec in inputs)
+
+
+def _spec(value: gs.Variable) -> InputSpec:
+    dtype = value.dtype
+    if isinstance(dtype, int):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    shape = None if value.shape is None else tuple(value.shape)
+    return InputSpec(value.name, np.dtype(np.float32 if dtype is None else dtype), shape)
+
+
+def _harmless(found: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    if found == np.float64 and wanted == np.float32:
+        return True
+    same_kind = found.kind == wanted.kind or (found.kind in "iu" and wanted.kind in "iu")
+    return same_kind and np.can_cast(found, wanted, "safe")
+
+
+def _advice(wanted: np.dtype[Any]) -> str:
+    if wanted.kind == "f":
+        return f"prepare it as the model expects, then array.astype({wanted.name!r})"
+    return f"convert it with array.astype({wanted.name!r})"

@@ -1,0 +1,293 @@
+"""Where sample data comes from: anything a person has becomes one stream of feeds that can be read again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantonnx.calibration.feeds import Feed, InputSpec, input_specs, named
+from quantonnx.calibration.images import IMAGE_SUFFIXES, ImageOptions, read_image
+from quantonnx.calibration.sources import (
+    Part,
+    StackedArrays,
+    array_file,
+    protobuf_feed,
+    read_labels,
+    whole_file,
+)
+from quantonnx.errors import DataError
+
+__all__ = ["Feed", "ImageOptions", "InputSpec", "Samples", "input_specs", "open_samples", "read_labels"]
+
+Array = NDArray[Any]
+
+RANDOM_LENGTH = 16
+"""What a dynamic dimension beyond the first becomes in random data."""
+
+
+class Samples:
+    """A stream of feeds: iterate as often as the source allows, with the same result.
+
+    `labels` are the labels kept beside the data, or None; `digest` identifies the data, or is None when it cannot.
+    """
+
+    def __init__(
+        self,
+        parts: Callable[[], Iterable[Part]],
+        inputs: Sequence[InputSpec],
+        *,
+        length: int | None = None,
+        batch_size: int = 1,
+        limit: int | None = None,
+        labels: Array | None = None,
+        files: Sequence[Path] | str = (),
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self._parts = parts
+        self._length = length
+        self._batch_size = batch_size
+        self._limit = limit
+        self._labels = labels
+        self._files = files
+
+    def __iter__(self) -> Iterator[Feed]:
+        left = self._limit
+        found = False
+        for feed, rows in _batches(self._parts(), self.inputs, self._batch_size):
+            if left is not None and rows > left:
+                feed, rows = {name: value[:left] for name, value in feed.items()}, left
+            if left != 0:
+                found = True
+                yield feed
+            left = None if left is None else left - rows
+            if left == 0:
+                break
+        if not found:
+            raise DataError("the data holds no samples, expected at least one")
+
+    def __len__(self) -> int:
+        """The number of samples; TypeError where the source does not tell before it is read."""
+        if self._length is None:
+            raise TypeError("the number of samples is not known before they are read")
+        return self._length if self._limit is None else min(self._length, self._limit)
+
+    @property
+    def labels(self) -> Array | None:
+        """The labels of these samples, one each, or None."""
+        return self._labels if self._labels is None or self._limit is None else self._labels[: self._limit]
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the files behind the data and how many samples are taken, or None without files."""
+        if not self._files:
+            return None
+        digest = hashlib.sha256(f"{self._limit}".encode())
+        for path in [self._files] if isinstance(self._files, str) else self._files:
+            digest.update(path.encode() if isinstance(path, str) else _file_digest(path))
+        return digest.hexdigest()
+
+    def limit(self, count: int) -> Samples:
+        """Return the first `count` samples of these."""
+        if count < 1:
+            raise DataError(f"the number of samples is {count}, expected at least 1")
+        limited = Samples(self._parts, self.inputs, batch_size=self._batch_size, labels=self._labels)
+        limited._length, limited._files = self._length, self._files
+        limited._limit = count if self._limit is None else min(count, self._limit)
+        return limited
+
+
+def open_samples(
+    data: Any,
+    inputs: Sequence[InputSpec],
+    *,
+    limit: int | None = None,
+    batch_size: int = 1,
+    images: ImageOptions | None = None,
+    random: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Return the feeds in `data` for a model with these inputs.
+
+    `data` is a path (.npz, .npy, a folder of those, of images, or of `test_data_set_*`), an array or a mapping of
+    stacked arrays, an iterable of feeds (mappings, arrays, or sequences in the order of the inputs), an object
+    with `get_next()` as ONNX Runtime's CalibrationDataReader, a function that returns such an iterable, or Samples.
+    `random` in its place makes that many seeded random samples. Stacked arrays are cut into feeds of `batch_size`;
+    a model with a fixed batch gets exactly that, and rows that do not fill it are left out. Raises DataError.
+    """
+    if batch_size < 1:
+        raise DataError(f"the batch size is {batch_size}, expected at least 1")
+    if (data is None) == (random is None):
+        raise DataError("there is no data to calibrate on", "give samples, or ask for random data by their number")
+    if random is not None:
+        samples = _random_samples(random, inputs, seed, batch_size)
+    elif isinstance(data, Samples):
+        samples = data
+    elif isinstance(data, (str, os.PathLike)):
+        samples = _from_path(Path(data), inputs, batch_size, images or ImageOptions())
+    else:
+        samples = _from_object(data, inputs, batch_size)
+    return samples if limit is None else samples.limit(limit)
+
+
+def _batches(parts: Iterable[Part], inputs: Sequence[InputSpec], batch_size: int) -> Iterator[tuple[Feed, int]]:
+    """Check each part against the inputs; join and cut rows to the batch that the model, or the caller, wants."""
+    fixed = next((spec.batch for spec in inputs if spec.batch not in (None, 1)), None)
+    waiting: list[Feed] = []
+    for part in parts:
+        feed, rows = part.feed(inputs)
+        if fixed is None and not part.divisible:
+            yield feed, rows
+            continue
+        for row in part.rows(feed, rows):
+            if waiting and not fixed and _shapes(row) != _shapes(waiting[0]):
+                yield _joined(waiting), len(waiting)
+                waiting = []
+            waiting.append(row)
+            if len(waiting) == (fixed or batch_size):
+                yield _joined(waiting), len(waiting)
+                waiting = []
+    if waiting and not fixed:
+        yield _joined(waiting), len(waiting)
+
+
+def _joined(rows: list[Feed]) -> Feed:
+    if len(rows) == 1:
+        return rows[0]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _shapes(feed: Feed) -> list[tuple[int, ...]]:
+    return [value.shape for value in feed.values()]
+
+
+def _from_path(path: Path, inputs: Sequence[InputSpec], batch_size: int, images: ImageOptions) -> Samples:
+    if not path.exists():
+        raise DataError(f"the data {str(path)!r} does not exist, expected a file or a folder")
+    if path.is_dir():
+        return _from_folder(path, inputs, batch_size, images)
+    if path.suffix not in (".npz", ".npy"):
+        raise DataError(f"the data {str(path)!r} is not understood, expected .npz, .npy or a folder")
+    stacked = StackedArrays(array_file(path), inputs, str(path))
+    labels = read_labels(path) if "label" not in str([spec.name for spec in inputs]) else None
+    return Samples(stacked.parts, inputs, length=stacked.length, batch_size=batch_size, labels=labels, files=[path])
+
+
+def _from_folder(path: Path, inputs: Sequence[InputSpec], batch_size: int, images: ImageOptions) -> Samples:
+    sets = sorted({file.parent for file in path.glob("**/input_*.pb")}, key=_natural)
+    if sets:
+        return Samples(lambda: (protobuf_feed(each, inputs) for each in sets), inputs, length=len(sets), files=sets)
+    arrays = sorted((file for file in path.iterdir() if file.suffix in (".npz", ".npy")), key=_natural)
+    if arrays:
+        return Samples(lambda: (whole_file(each) for each in arrays), inputs, batch_size=batch_size, files=arrays)
+    pictures = sorted((file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+    if not pictures:
+        raise DataError(f"the folder {str(path)!r} has no data, expected .npz, .npy, images or test_data_set_* folders")
+
+    def read() -> Iterator[Part]:
+        for picture in pictures:
+            yield Part({inputs[0].name: read_image(picture, inputs, images)}, str(picture))
+
+    return Samples(read, inputs, length=len(pictures), batch_size=batch_size, files=pictures)
+
+
+def _from_object(data: Any, inputs: Sequence[InputSpec], batch_size: int) -> Samples:
+    if isinstance(data, (Mapping, np.ndarray)):
+        arrays = data if isinstance(data, Mapping) else {"array": data}
+        stacked = StackedArrays(arrays, inputs, "the data")
+        return Samples(stacked.parts, inputs, length=stacked.length, batch_size=batch_size)
+    length = len(data) if isinstance(data, Sequence) else None
+    return Samples(_Feeds(data, inputs).parts, inputs, length=length, batch_size=batch_size)
+
+
+class _Feeds:
+    """Feeds that somebody's object hands out, each used as it comes."""
+
+    def __init__(self, data: Any, inputs: Sequence[InputSpec]) -> None:
+        self._data = data
+        self._inputs = inputs
+        self._spent = False
+
+    def parts(self) -> Iterator[Part]:
+        for index, value in enumerate(self._values()):
+            where = f"sample {index}"
+            yield Part(named(value, self._inputs, where), where, divisible=False)
+
+    def _values(self) -> Iterable[Any]:
+        data = self._data
+        if hasattr(data, "get_next"):
+            return self._drained(data)
+        if callable(data) and not hasattr(data, "__iter__"):
+            return _iterable(data())
+        if isinstance(data, Iterator):
+            self._spend()
+        return _iterable(data)
+
+    def _drained(self, reader: Any) -> Iterator[Any]:
+        if hasattr(reader, "rewind"):
+            reader.rewind()
+        else:
+            self._spend()
+        return iter(reader.get_next, None)
+
+    def _spend(self) -> None:
+        if self._spent:
+            raise DataError(
+                "the samples can be read only once, and have been",
+                "give a list, or a function that returns an iterator",
+            )
+        self._spent = True
+
+
+def _iterable(data: Any) -> Iterable[Any]:
+    if hasattr(data, "get_next"):
+        return iter(data.get_next, None)
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+        raise DataError(
+            f"the samples are a {type(data).__name__}, expected a path, an array, or an iterable of feeds by input name"
+        )
+    return data  # type: ignore[no-any-return] # whatever iterates
+
+
+def _random_samples(count: int, inputs: Sequence[InputSpec], seed: int, batch_size: int) -> Samples:
+    """Normal numbers for float inputs, 0 and 1 for the others: any embedding has these rows."""
+    if count < 1:
+        raise DataError(f"the number of random samples is {count}, expected at least 1")
+
+    def parts() -> Iterator[Part]:
+        generator = np.random.default_rng(seed)
+        for index in range(count):
+            feed = {spec.name: _random_array(spec, generator) for spec in inputs}
+            yield Part(feed, f"random sample {index}")
+
+    return Samples(parts, inputs, length=count, batch_size=batch_size, files=f"random {count} {seed}")
+
+
+def _random_array(spec: InputSpec, generator: np.random.Generator) -> Array:
+    if spec.shape is None:
+        raise DataError(f"input {spec.name!r} has no shape, so random data cannot be made", "give data")
+    fixed = [d if isinstance(d, int) and d > 0 else RANDOM_LENGTH for d in spec.shape]
+    shape = [1, *fixed[1:]] if fixed else []
+    if spec.dtype.kind == "f":
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return generator.integers(0, 2, shape).astype(spec.dtype)
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sort sample_2 before sample_10."""
+    digits = "".join(c if c.isdigit() else " " for c in str(path)).split()
+    return ["".join(c for c in str(path) if not c.isdigit()), [int(number) for number in digits], str(path)]
+
+
+def _file_digest(path: Path) -> bytes:
+    digest = hashlib.sha256(path.name.encode())
+    for file in sorted(path.glob("*.pb")) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.digest()

@@ -1,0 +1,186 @@
+"""The files that hold samples, read a row at a time so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from quantonnx.calibration.feeds import Feed, InputSpec, named
+from quantonnx.errors import DataError
+
+Array = NDArray[Any]
+_LABELS = ("label", "labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a source yields: arrays by input name, of one sample or of several; `where` names them in an error.
+
+    A `divisible` part may be cut and joined along the first axis; another is fed as it comes.
+    """
+
+    arrays: Feed
+    where: str
+    divisible: bool = True
+
+    def feed(self, inputs: Sequence[InputSpec]) -> tuple[Feed, int]:
+        """Return the checked arrays, a missing batch axis added, and the number of samples. Raises DataError."""
+        feed = {}
+        for spec in inputs:
+            array = spec.cast(self.arrays[spec.name], self.where)
+            if spec.shape and array.ndim == len(spec.shape) - 1 and spec.fits((1, *array.shape), batch=True):
+                array = array[None]
+            if not spec.fits(array.shape, batch=bool(spec.shape)):
+                raise DataError(
+                    f"input {spec.name!r} of {self.where} has shape {list(array.shape)}, expected {spec.text}"
+                )
+            feed[spec.name] = np.ascontiguousarray(array)
+        return feed, _shared_rows(feed)
+
+    def rows(self, feed: Feed, count: int) -> Iterator[Feed]:
+        """Cut the feed into single samples."""
+        if count == 1:
+            yield feed
+            return
+        for row in range(count):
+            yield {name: value[row : row + 1] for name, value in feed.items()}
+
+
+class StackedArrays:
+    """Arrays with samples along axis 0, one for each input of the model."""
+
+    def __init__(self, arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: str) -> None:
+        wanted = {spec.name for spec in inputs}
+        given = {name: value for name, value in arrays.items() if name in wanted or name not in _LABELS}
+        self._arrays = named(dict.fromkeys(given, 0), inputs, where) and _matched(given, inputs)
+        self._inputs = inputs
+        self._where = where
+        self.length = self._common_length()
+
+    def parts(self) -> Iterator[Part]:
+        """Yield a part for each sample."""
+        streams = {name: _rows_of(value) for name, value in self._arrays.items()}
+        for index in range(self.length):
+            rows = {name: next(stream) for name, stream in streams.items()}
+            yield Part({n: self._with_batch(n, row) for n, row in rows.items()}, f"sample {index} of {self._where}")
+
+    def _with_batch(self, name: str, row: Array) -> Array:
+        """A row of an array that is stacked on top of the input's own batch axis has one already."""
+        shape = next(spec.shape for spec in self._inputs if spec.name == name)
+        return row if shape is not None and row.ndim == len(shape) else row[None]
+
+    def _common_length(self) -> int:
+        lengths = {name: value.shape[0] if value.shape else 0 for name, value in self._arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"the arrays of {self._where} hold {lengths} samples, expected as many of each")
+        return int(next(iter(lengths.values())))
+
+
+class _ArrayStream:
+    """An array in a file in numpy's format, whose rows are read one after the other."""
+
+    def __init__(self, open_file: Callable[[ExitStack], IO[bytes]], where: str) -> None:
+        self._open = open_file
+        with ExitStack() as stack:
+            self.shape, self.fortran, self.dtype = _header(open_file(stack), where)
+        self._where = where
+
+    def rows(self) -> Iterator[Array]:
+        with ExitStack() as stack:
+            file = self._open(stack)
+            _header(file, self._where)
+            if self.fortran:
+                flat = np.frombuffer(file.read(), self.dtype)
+                yield from flat.reshape(self.shape, order="F")
+                return
+            size = prod(self.shape[1:]) * self.dtype.itemsize
+            for index in range(self.shape[0]):
+                data = file.read(size)
+                if len(data) < size:
+                    raise DataError(f"{self._where} ends in sample {index}, expected {self.shape[0]} samples")
+                yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.stack(list(self.rows())) if self.shape else np.zeros((), self.dtype)
+
+
+def array_file(path: Path) -> Mapping[str, Any]:
+    """Return the arrays of an .npz or .npy file by name, still in the file. Raises DataError on pickles or damage."""
+    if path.suffix == ".npy":
+        return {path.stem: _ArrayStream(lambda stack: stack.enter_context(path.open("rb")), repr(str(path)))}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{str(path)!r} is not an .npz file: {error}") from error
+    return {
+        member.removesuffix(".npy"): _ArrayStream(_member(path, member), f"{member!r} of {str(path)!r}")
+        for member in members
+    }
+
+
+def whole_file(path: Path) -> Part:
+    """Return an .npz or .npy file of a folder: one sample, or a batch."""
+    arrays = {name: np.asarray(value) for name, value in array_file(path).items() if name not in _LABELS}
+    return Part(arrays, str(path))
+
+
+def read_labels(path: Path | str) -> Array | None:
+    """Return the array called `label` or `labels` of an .npz file, or None."""
+    if Path(path).suffix != ".npz":
+        return None
+    arrays = array_file(Path(path))
+    return next((np.asarray(arrays[name]) for name in _LABELS if name in arrays), None)
+
+
+def protobuf_feed(folder: Path, inputs: Sequence[InputSpec]) -> Part:
+    """Return the sample in `input_0.pb`, `input_1.pb`, …: TensorProto messages in the order of the inputs."""
+    feed = {}
+    for index, spec in enumerate(inputs):
+        path = folder / f"input_{index}.pb"
+        try:
+            feed[spec.name] = numpy_helper.to_array(onnx.load_tensor(path))
+        except Exception as error:
+            raise DataError(f"input {spec.name!r} cannot be read from {str(path)!r}, expected a TensorProto") from error
+    return Part(feed, str(folder), divisible=False)
+
+
+def _member(path: Path, member: str) -> Callable[[ExitStack], IO[bytes]]:
+    return lambda stack: stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(member))
+
+
+def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{where} is not an array in numpy's format: {error}") from error
+    if dtype.hasobject:
+        raise DataError(f"{where} holds pickled objects, expected numbers", "pickled arrays are refused")
+    return shape, fortran, dtype
+
+
+def _matched(arrays: Mapping[str, Any], inputs: Sequence[InputSpec]) -> dict[str, Any]:
+    if len(arrays) == len(inputs) == 1:
+        return {inputs[0].name: next(iter(arrays.values()))}
+    return {spec.name: arrays[spec.name] for spec in inputs}
+
+
+def _rows_of(value: Any) -> Iterator[Array]:
+    return value.rows() if isinstance(value, _ArrayStream) else iter(np.asarray(value))
+
+
+def _shared_rows(feed: Feed) -> int:
+    first = {value.shape[0] if value.ndim else None for value in feed.values()}
+    return (first.pop() or 1) if len(first) == 1 else 1

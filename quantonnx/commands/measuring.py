@@ -1,0 +1,89 @@
+"""Commands that run models: `compare` two of them, `calibrate` one that has Q/DQ pairs already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
+from quantonnx.commands.quantizing import load
+from quantonnx.commands.running import Run
+
+
+def compare(
+    run: Run,
+    model: Annotated[Path, typer.Argument(metavar="FLOAT_MODEL", help="The float model.")],
+    quantized: Annotated[Path, typer.Argument(metavar="QDQ_MODEL", help="The quantized model.")],
+    source: SampleOptions,
+    speed: Annotated[bool, typer.Option("--speed", help="Time both models too, in turns on one thread.")] = False,
+) -> None:
+    """Compare two models on data: SQNR, cosine, top-1 agreement, and accuracy where there are labels."""
+    from quantonnx import summary
+    from quantonnx.commands import tables
+    from quantonnx.inspecting import file_size
+    from quantonnx.model import Model
+    from quantonnx.speed import measure_speed
+    from quantonnx.verification import compare as run_both
+
+    source.check("compare")
+    run.result |= {"model": str(model), "quantized": str(quantized)}
+    samples = source.open(Model.read(model))
+    with run.stage("compare", "compare") as stage:
+        comparison = run_both(model, quantized, samples, samples.labels, progress=stage.report)
+        stage.detail = f"{comparison.samples} samples"
+    run.result["metrics"] = summary.metrics(comparison)
+    measured = None
+    if speed:
+        with run.stage("speed", "time both models"):
+            measured = measure_speed(model, quantized, next(iter(samples)))
+        run.result["speed"] = summary.speed(measured)
+    sizes = file_size(model), file_size(quantized)
+    run.result["bytes"] = {"float": sizes[0], "quantized": sizes[1]}
+    run.show(tables.compared(comparison), "", tables.before_and_after(sizes, comparison, measured))
+
+
+def calibrate(
+    run: Run,
+    model: Annotated[
+        Path, typer.Argument(metavar="QDQ_MODEL", help="A model with Q/DQ pairs, whoever put them there.")
+    ],
+    output: OutOptions,
+    source: SampleOptions,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="METHOD",
+            help="minmax, moving_average, histogram (= mse), percentile[:99.99], entropy or mse.",
+        ),
+    ] = "minmax",
+) -> None:
+    """Give a model that already has Q/DQ pairs new scales, and leave the pairs where they are."""
+    from quantonnx.commands import tables
+    from quantonnx.inspecting import find_pairs
+    from quantonnx.model import Model
+    from quantonnx.recalibration import recalibrate
+
+    output.check(model, source.data, run.common.json)
+    source.check("calibrate")
+    checked_method(method)
+    run.result |= {"model": str(model), "output": str(output.out)}
+    with run.stage("read", "read") as stage:
+        read = Model.read(model)
+        pairs = find_pairs(read)
+        stage.detail = f"{model.name}, {len(pairs.activations)} activation pairs"
+    samples = source.open(read)
+    with run.stage("calibrate", "calibrate") as stage:
+        done = recalibrate(read, samples, method=method, progress=stage.report)
+        stage.detail = f"{done.pairs} pairs have new numbers, {done.biases} biases followed"
+    run.result["pairs"] = {"activation": len(pairs.activations), "weight": pairs.weights}
+    run.result["recalibrated"] = {"pairs": done.pairs, "biases": done.biases}
+    run.result["excluded"] = [{"name": decision.name, "reason": decision.reason} for decision in done.left]
+    with run.stage("write", "write") as stage:
+        output.save(done.model)
+        stage.detail = str(output.out)
+    load(run, output.out)
+    if done.left:
+        run.show(tables.reasons("Left as they were", done.left))

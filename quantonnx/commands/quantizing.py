@@ -1,0 +1,287 @@
+"""`quantize`: from a float file and samples to a quantized file, and what was done, what it cost, what it gained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantonnx.commands.options import (
+    ModelArgument,
+    NumberOptions,
+    OutOptions,
+    SampleOptions,
+    TargetOptions,
+)
+from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
+from quantonnx.errors import ConfigError, ModelError, PlanError
+
+if TYPE_CHECKING:
+    from quantonnx.calibration.samples import Samples
+    from quantonnx.model import Model
+    from quantonnx.plan import Plan
+    from quantonnx.quantized import QuantizedModel
+    from quantonnx.speed import Speed
+    from quantonnx.verification import Comparison
+
+_LARGEST_TO_TIME = 10**9
+_CHECKING = "Checking"
+
+
+def quantize(
+    run: Run,
+    model: ModelArgument,
+    output: OutOptions,
+    compiler: TargetOptions,
+    source: SampleOptions,
+    numbers: NumberOptions,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="PLAN.yaml", help="Do what an edited plan says.", rich_help_panel="Target"),
+    ] = None,
+    eval_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval-data",
+            metavar="DATA",
+            help="Compare both models on this; labels give their accuracy.",
+            rich_help_panel=_CHECKING,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            metavar="SHARE",
+            min=0.0,
+            help="Exit with 1 where accuracy (or agreement) falls further.",
+            rich_help_panel=_CHECKING,
+        ),
+    ] = None,
+    speed: Annotated[
+        bool | None,
+        typer.Option(
+            "--speed/--no-speed", help="Time both models; by default for onnxruntime.", rich_help_panel=_CHECKING
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="DIR", help="Write plan, summary and settings there.", rich_help_panel=_CHECKING
+        ),
+    ] = None,
+) -> int:
+    """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
+    output.check(model, source.data, eval_data, run.common.json)
+    source.check("quantize")
+    if max_drop is not None and eval_data is None:
+        raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")
+    settings = numbers.build()
+    job = _Job(run, model, output, compiler, source)
+    placed = job.place(plan, settings)
+    samples, evaluation = job.open_samples(placed.model, eval_data)
+    calibrated = job.calibrate(placed, samples)
+    job.write(calibrated)
+    comparison = job.compare(evaluation) if evaluation is not None else None
+    measured = job.time(samples) if _wants_speed(speed, calibrated, model) else None
+    _show(run, calibrated, job.sizes(), comparison, measured)
+    if report is not None:
+        job.report(report)
+    return _judge(comparison, max_drop)
+
+
+class _Job:
+    """The stages of one quantization."""
+
+    def __init__(
+        self, run: Run, model: Path, output: OutOptions, compiler: TargetOptions, source: SampleOptions
+    ) -> None:
+        self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
+        self.plan: Plan | None = None
+        run.result |= {"model": str(model), "output": str(output.out)}
+
+    def place(self, plan_file: Path | None, settings: Any) -> QuantizedModel:
+        """Reads, fuses and places; refuses a model that is quantized already, or gets no pair at all."""
+        from quantonnx import summary
+        from quantonnx.plan import Plan
+        from quantonnx.quantized import insert_qdq
+        from quantonnx.rewriting import transform
+
+        plan = Plan.load(plan_file) if plan_file else None
+        target = self.compiler.choose(plan)
+        self.run.result["target"] = target.name
+        model = read_float(self.run, self.path)
+        with self.run.stage("transform", "fuse") as stage:
+            fused = transform(model, target=target, plan=plan)
+            stage.detail = f"{len(fused.report.applied)} rewrites and fusions for {target.name}"
+        self.plan = fused.plan
+        with self.run.stage("place", "place") as stage:
+            placed = insert_qdq(fused.model, fused.matches, settings)
+            counts = summary.pairs(placed)
+            stage.detail = f"{counts['activation']} activation pairs, {counts['weight']} weights"
+        self.run.result |= {
+            "pairs": counts,
+            **summary.plan(fused.plan),
+            "sites": summary.sites(placed),
+            "excluded": summary.excluded(placed),
+        }
+        self._refuse_nothing(placed)
+        return placed
+
+    def _refuse_nothing(self, placed: QuantizedModel) -> None:
+        from quantonnx.commands import tables
+
+        if placed.sites:
+            return
+        left = tables.in_float(placed)
+        if left is not None:
+            self.run.show(left)
+        reasons = self.run.result["excluded"]
+        first = f" ({reasons[0]['name']}: {reasons[0]['reason']})" if reasons else ""
+        target = self.run.result["target"]
+        raise PlanError(
+            f"no pair was placed: nothing in {self.path.name} can be quantized for {target}{first}",
+            "see `quantonnx explain`, or try another --target",
+        )
+
+    def open_samples(self, model: Model, eval_data: Path | None) -> tuple[Samples, Samples | None]:
+        """Opens the data of calibration and, before the long work, that of evaluation."""
+        samples = self.source.open(model)
+        if self.source.random_data:
+            self.run.note("calibrating on random data: ranges and accuracy mean nothing, give --data for real use")
+        return samples, self.source.open(model, eval_data) if eval_data else None
+
+    def calibrate(self, placed: QuantizedModel, samples: Samples) -> QuantizedModel:
+        """Runs the float model over the samples."""
+        from quantonnx import summary
+        from quantonnx.quantized import calibrate
+
+        with self.run.stage("calibrate", "calibrate") as stage:
+            seen = 0
+
+            def progress(done: int, total: int | None) -> None:
+                nonlocal seen
+                seen = done
+                stage.report(done, total)
+
+            calibrated = calibrate(placed, samples, progress=progress)
+            stage.detail = f"{seen} samples"
+        self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
+        return calibrated
+
+    def write(self, calibrated: QuantizedModel) -> None:
+        """Writes the file, and loads it in ONNX Runtime to see that it runs."""
+        with self.run.stage("write", "write") as stage:
+            self.output.save(calibrated.to_model())
+            stage.detail = str(self.output.out)
+        load(self.run, self.output.out)
+
+    def compare(self, evaluation: Samples) -> Comparison:
+        """Compares both files."""
+        from quantonnx import summary
+        from quantonnx.verification import compare
+
+        with self.run.stage("compare", "compare") as stage:
+            labels = evaluation.labels
+            comparison = compare(self.path, self.output.out, evaluation, labels, progress=stage.report)
+            stage.detail = f"{comparison.samples} samples{'' if labels is None else ' with labels'}"
+        self.run.result["metrics"] = summary.metrics(comparison)
+        return comparison
+
+    def time(self, samples: Samples) -> Speed:
+        """Times both files in turns on one thread."""
+        from quantonnx import summary
+        from quantonnx.speed import measure_speed
+
+        with self.run.stage("speed", "time both models") as stage:
+            measured = measure_speed(self.path, self.output.out, next(iter(samples)))
+            stage.detail = "ONNX Runtime, one thread, in turns"
+        self.run.result["speed"] = summary.speed(measured)
+        return measured
+
+    def report(self, folder: Path) -> None:
+        """Writes the plan and the result into a folder."""
+        import json
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.plan is not None:
+            write_text(folder / "plan.yaml", self.plan.to_yaml())
+        text = json.dumps(finite(self.run.result), indent=2, ensure_ascii=False, default=str)
+        write_text(folder / "summary.json", text + "\n")
+        self.run.note(f"report: {folder}")
+
+    def sizes(self) -> tuple[int, int]:
+        """Returns the bytes of both models, external data included."""
+        from quantonnx.inspecting import file_size
+
+        sizes = file_size(self.path), file_size(self.output.out)
+        self.run.result["bytes"] = {"float": sizes[0], "quantized": sizes[1]}
+        return sizes
+
+
+def read_float(run: Run, path: Path) -> Model:
+    """Reads a model; ModelError where it is quantized already."""
+    from quantonnx.inspecting import integer_operators
+    from quantonnx.model import Model
+
+    with run.stage("read", "read") as stage:
+        model = Model.read(path)
+        stage.detail = f"{path.name}, {len(model.graph.nodes)} operators"
+    found = integer_operators(model)
+    if found:
+        shown = ", ".join(f"{count} {op}" for op, count in found.items())
+        raise ModelError(
+            f"{path.name} is quantized already ({shown})",
+            "use `quantonnx calibrate` for new scales, or start from the float model",
+        )
+    return model
+
+
+def load(run: Run, path: Path) -> None:
+    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over in silence."""
+    from quantonnx.calibration.session import open_session
+
+    with run.stage("load", "load") as stage:
+        open_session(path)
+        stage.detail = "ONNX Runtime takes the file"
+
+
+def _wants_speed(asked: bool | None, calibrated: QuantizedModel, path: Path) -> bool:
+    if asked is not None:
+        return asked
+    from quantonnx.inspecting import file_size
+
+    return calibrated.matches.target.name == "onnxruntime" and file_size(path) < _LARGEST_TO_TIME
+
+
+def _show(
+    run: Run, calibrated: QuantizedModel, sizes: tuple[int, int], comparison: Comparison | None, speed: Speed | None
+) -> None:
+    from quantonnx.commands import tables
+
+    shown = [tables.placed(calibrated), tables.in_float(calibrated, every=run.verbose)]
+    if run.verbose:
+        shown.insert(1, tables.sites(calibrated))
+    if comparison is not None:
+        shown.append(tables.compared(comparison))
+    shown.append(tables.before_and_after(sizes, comparison, speed))
+    for part in filter(None, shown):
+        run.show(part, "")
+    if comparison is None:
+        run.show("accuracy was not measured: give --eval-data with samples that were not used to calibrate")
+
+
+def _judge(comparison: Comparison | None, max_drop: float | None) -> int:
+    if max_drop is None or comparison is None:
+        return 0
+    if comparison.accuracy is not None and comparison.float_accuracy is not None:
+        name, drop = "accuracy", comparison.float_accuracy - comparison.accuracy
+    elif comparison.agreement is not None:
+        name, drop = "top-1 agreement", 1 - comparison.agreement
+    else:
+        raise ConfigError("--max-drop has nothing to measure", "it needs labels, or an output that holds class scores")
+    if drop <= max_drop:
+        return 0
+    complain(f"{name} fell by {drop:.4f}, more than --max-drop {max_drop:g}")
+    return CHECK_FAILED

@@ -1,0 +1,117 @@
+"""Sites: where pairs stand, as data; and how claims on one tensor become one of them.
+
+A claim is a site that one match asks for. Claims move through operators that only move data, take over the scale of a
+value whose codes are copied, and are merged per tensor and format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import onnx_graphsurgeon as gs
+
+from quantonnx.formats import TensorFormat
+from quantonnx.model import Model
+from quantonnx.pattern import Edge, Role
+from quantonnx.target import Target
+
+
+@dataclass(frozen=True)
+class Site:
+    """One pair, or one quantized constant.
+
+    `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
+    `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
+    (activation tensor, weight tensor). `owner` is the value that the first claiming match gives.
+    """
+
+    tensor: str
+    roles: tuple[Role, ...]
+    format: TensorFormat
+    edges: tuple[Edge, ...]
+    pattern: str
+    owner: str
+    source: str = ""
+    whole: bool = False
+    derived_from: tuple[str, str] | None = None
+    reason: str = ""
+
+    @property
+    def on_activation(self) -> bool:
+        """True where calibration gives the numbers."""
+        return self.roles[0].on_activation
+
+    @property
+    def is_weight(self) -> bool:
+        """True for a quantized weight."""
+        return Role.WEIGHT in self.roles
+
+
+def through_transparent(
+    claims: list[Site], model: Model, target: Target, producers: dict[str, gs.Node]
+) -> Iterator[Site]:
+    """A pair before operators that only move data serves the operator after them too; a bias follows its input."""
+    claimed = {claim.tensor for claim in claims if claim.on_activation}
+    public = {output.name for output in model.graph.outputs} | model.captured
+    readers: dict[str, set[Edge]] = {}
+    for claim in claims:
+        if claim.roles == (Role.INPUT,):
+            readers.setdefault(claim.tensor, set()).update(claim.edges)
+    ways = {name: _way_back(name, len(edges), target, producers, public) for name, edges in readers.items()}
+    moves = {name: move for name, way in ways.items() if (move := next((m for m in way if m[0] in claimed), None))}
+    for claim in claims:
+        if claim.roles == (Role.INPUT,) and claim.tensor in moves:
+            before, edge = moves[claim.tensor]
+            reason = f"{claim.reason}, before {producers[claim.tensor].op}"
+            yield replace(claim, tensor=before, source=before, edges=(edge,), reason=reason)
+        elif claim.derived_from is not None and claim.derived_from[0] in moves:
+            yield replace(claim, derived_from=(moves[claim.derived_from[0]][0], claim.derived_from[1]))
+        else:
+            yield claim
+
+
+def _way_back(
+    name: str, read_by: int, target: Target, producers: dict[str, gs.Node], public: Collection[str]
+) -> Iterator[tuple[str, Edge]]:
+    while (node := producers.get(name)) is not None and node.op in target.transparent:
+        if name in public or len(node.outputs[0].outputs) != read_by:
+            return
+        name, read_by = node.inputs[0].name, 1
+        yield name, Edge(node.name, 0)
+
+
+def through_same_scale(claims: Iterable[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
+    """An operator that copies codes is an integer one when the pairs on both sides share one scale."""
+    claims = list(claims)
+    claimed = {claim.tensor for claim in claims if claim.on_activation}
+    for claim in claims:
+        source = claim.tensor
+        while claim.on_activation and (node := producers.get(source)) is not None and node.op in target.same_scale:
+            if node.inputs[0].name not in claimed:
+                break
+            source = node.inputs[0].name
+        if source == claim.tensor:
+            yield claim
+        else:
+            yield replace(claim, source=source, reason=f"{claim.reason}, same scale as {source!r}")
+
+
+def shared(claims: Iterable[Site]) -> Iterator[Site]:
+    """One pair per tensor and format, with the roles and edges of all that claim it."""
+    merged: dict[tuple[str, TensorFormat, tuple[str, str] | None], Site] = {}
+    for claim in claims:
+        key = (claim.tensor, claim.format, claim.derived_from)
+        first = merged.get(key)
+        merged[key] = claim if first is None else _merged(first, claim)
+    yield from merged.values()
+
+
+def _merged(first: Site, other: Site) -> Site:
+    return replace(
+        first,
+        roles=tuple(dict.fromkeys(first.roles + other.roles)),
+        edges=tuple(dict.fromkeys(first.edges + other.edges)),
+        whole=first.whole or other.whole,
+        reason=first.reason if other.reason in first.reason else f"{first.reason}; {other.reason}",
+    )

@@ -1,0 +1,166 @@
+"""What was done, as plain data: the machine-readable result that the command line writes and reports are made from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from quantonnx.formats import Parameters, TensorFormat
+from quantonnx.pattern import Role
+from quantonnx.placement import Decision, Site
+from quantonnx.plan import Plan, Step
+from quantonnx.quantized import QuantizedModel
+from quantonnx.speed import Speed
+from quantonnx.verification import Comparison
+
+_QUOTED = re.compile(r"'[^']*'")
+_MOST_CHANNELS = 1
+
+
+@dataclass(frozen=True)
+class PatternCount:
+    """How often a pattern was applied, and how many pairs it brought (a shared one counts where it came first)."""
+
+    pattern: str
+    applied: int
+    activations: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class ReasonGroup:
+    """A reason for staying in float, without names, and what it holds for."""
+
+    reason: str
+    names: tuple[str, ...]
+
+
+def pairs(quantized: QuantizedModel) -> dict[str, int]:
+    """Returns the number of pairs on activations, and of quantized weights."""
+    return {"activation": len(quantized.activation_sites), "weight": len(quantized.weight_sites)}
+
+
+def matches(steps: Iterable[Step]) -> list[dict[str, Any]]:
+    """Returns the steps of a plan."""
+    return [
+        {"pattern": step.pattern, "output": step.output, "applied": step.apply, "reason": step.reason} for step in steps
+    ]
+
+
+def sites(quantized: QuantizedModel) -> list[dict[str, Any]]:
+    """Returns where pairs stand, with their numbers once there are any."""
+    return [_site(quantized, site) for site in quantized.sites]
+
+
+def excluded(quantized: QuantizedModel) -> list[dict[str, str]]:
+    """Returns what stays in float, and why: decisions of the placement, then operators that no pattern took."""
+    return [asdict(decision) for decision in left_in_float(quantized)]
+
+
+def left_in_float(quantized: QuantizedModel) -> list[Decision]:
+    """Returns why each operator or value that is not quantized is not."""
+    return [*quantized.decisions, *_unclaimed(quantized)]
+
+
+def pattern_counts(quantized: QuantizedModel) -> list[PatternCount]:
+    """Returns the applied patterns that have pairs, the most frequent first."""
+    applied: dict[str, set[str]] = {}
+    found: dict[str, list[int]] = {}
+    for site in quantized.sites:
+        applied.setdefault(site.pattern, set()).add(site.owner)
+        counts = found.setdefault(site.pattern, [0, 0])
+        counts[0] += site.on_activation
+        counts[1] += site.is_weight
+    rows = [PatternCount(pattern, len(owners), *found[pattern]) for pattern, owners in applied.items()]
+    return sorted(rows, key=lambda row: -row.applied)
+
+
+def grouped(decisions: Iterable[Decision]) -> list[ReasonGroup]:
+    """Returns decisions by their reason, names in the reason left aside, the largest group first."""
+    groups: dict[str, list[str]] = {}
+    for decision in decisions:
+        groups.setdefault(_QUOTED.sub("…", decision.reason), []).append(decision.name)
+    rows = [ReasonGroup(reason, tuple(names)) for reason, names in groups.items()]
+    return sorted(rows, key=lambda row: -len(row.names))
+
+
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """Returns the figures of a comparison: of the worst output, and per output."""
+    return {
+        "sqnr_db": comparison.sqnr_db,
+        "cosine": comparison.cosine,
+        "agreement": comparison.agreement,
+        "float_accuracy": comparison.float_accuracy,
+        "accuracy": comparison.accuracy,
+        "samples": comparison.samples,
+        "outputs": {name: asdict(output) for name, output in comparison.outputs.items()},
+    }
+
+
+def speed(measured: Speed) -> dict[str, Any]:
+    """Returns the times of both models; `ratio` is the quantized model's share of the float model's time."""
+    return asdict(measured)
+
+
+def plan(content: Plan) -> dict[str, Any]:
+    """Returns the conversions and fusions of a plan."""
+    return {"conversions": matches(content.conversions), "matches": matches(content.fusions)}
+
+
+def site_format(site: Site) -> str:
+    """Returns the format of a site in a few words; a bias is int32 whatever its placeholder says."""
+    return "int32" if site.roles == (Role.BIAS,) else format_name(site.format)
+
+
+def format_name(fmt: TensorFormat) -> str:
+    """Returns a format in a few words, such as `int8 symmetric per channel`."""
+    kind = f"{'int' if fmt.signed else 'uint'}{fmt.n_bits}"
+    words = (kind, "symmetric" if fmt.symmetric else "", "per channel" if fmt.axis is not None else "")
+    return " ".join(word for word in words if word)
+
+
+def _site(quantized: QuantizedModel, site: Site) -> dict[str, Any]:
+    described = {
+        "tensor": site.tensor,
+        "roles": [role.name for role in site.roles],
+        "format": site_format(site),
+        "pattern": site.pattern,
+        "owner": site.owner,
+        "edges": [[edge.node, edge.index] for edge in site.edges],
+        "reason": site.reason,
+    }
+    numbers = (quantized.parameters or {}).get(site)
+    return described if numbers is None else described | _numbers(numbers)
+
+
+def _numbers(numbers: Parameters) -> dict[str, Any]:
+    if numbers.scale.size > _MOST_CHANNELS:
+        low, high = float(numbers.scale.min()), float(numbers.scale.max())
+        return {"channels": int(numbers.scale.size), "scale_range": [low, high]}
+    return {"scale": float(numbers.scale.reshape(-1)[0]), "zero_point": int(numbers.zero_point.reshape(-1)[0])}
+
+
+def _unclaimed(quantized: QuantizedModel) -> Iterator[Decision]:
+    """Operators that no step of the plan holds: no pattern of the target is about them."""
+    target = quantized.matches.target
+    known = {node.name for _, found in quantized.matches.resolve(quantized.model) for node in found.nodes}
+    known |= {name for step in quantized.matches for name in step.nodes}
+    known |= _passing(quantized) | set(quantized.model.left_in_float)
+    for node in quantized.model.graph.nodes:
+        if node.name not in known:
+            yield Decision(node.name, f"no pattern of {target.name} holds at this {node.op}")
+
+
+def _passing(quantized: QuantizedModel) -> set[str]:
+    """Operators that only move data and have a pair at one side: they move codes, so nothing of them is in float."""
+    target = quantized.matches.target
+    read = {edge.node for site in quantized.sites for edge in site.edges}
+    given = {site.tensor for site in quantized.sites}
+    return {
+        node.name
+        for node in quantized.model.graph.nodes
+        if node.op in target.transparent | target.same_scale
+        and (node.name in read or any(output.name in given for output in node.outputs))
+    }
