@@ -5,7 +5,8 @@
     qx.quantize("resnet50.onnx", samples, target="onnxruntime").save("resnet50.int8.onnx")
 """
 
-from quantonnx.config import CalibrationMethod, OpsToSkip, QuantConfig, TensorQuantConfig
+from quantonnx.calibration.ranges import Method as CalibrationMethod
+from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
 from quantonnx.errors import (
     CalibrationError,
     ConfigError,

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from quantonnx.commands.declaring import command
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import explain, inspect, plan, targets, transform
 from quantonnx.commands.quantizing import quantize
-from quantonnx.commands.running import FAILED, INTERRUPTED, command, complain, version_of
+from quantonnx.commands.running import FAILED, INTERRUPTED, complain, version_of
 
 _BROKEN_PIPE = 141
 _TERMINATED = 143

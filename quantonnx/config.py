@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from quantonnx.calibration.ranges import RangeMethod, parse_method
+from quantonnx.calibration.ranges import Method, RangeMethod, parse_method
 from quantonnx.errors import ConfigError
 from quantonnx.plan import near
-
-
-class CalibrationMethod(StrEnum):
-    """How a range is chosen from what calibration saw."""
-
-    MINMAX = "minmax"
-    MOVING_AVERAGE_MINMAX = "moving_average"
-    HISTOGRAM = "mse"
-    PERCENTILE = "percentile"
-    ENTROPY = "entropy"
 
 
 class _Strict(BaseModel):
@@ -32,6 +21,15 @@ class _Strict(BaseModel):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(*_explained(error, type(self))) from None
+
+    # as pydantic's own RootModel does: settings inside settings are validated as one, so that errors have the whole path
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
         except ValidationError as error:
             raise ConfigError(*_explained(error, type(self))) from None
 
@@ -47,7 +45,7 @@ class TensorQuantConfig(_Strict):
     symmetric: bool | None = None
     signed: bool | None = None
     per_channel: bool | None = None
-    calibration_method: str | None = None
+    calibration_method: Method | str | None = None
 
     @field_validator("calibration_method", mode="before")
     @classmethod
@@ -75,7 +73,7 @@ class OpsToSkip(_Strict):
 class FixedRange(_Strict):
     """A scale and zero point that calibration does not change."""
 
-    scale: float = Field(gt=0)
+    scale: float = Field(gt=0, allow_inf_nan=False)
     zero_point: int = 0
 
 
@@ -83,7 +81,8 @@ class QuantConfig(_Strict):
     """Everything a user can say; the rest comes from the target.
 
     `exclude` leaves whole operators in float; names are exact (node, tensor or operator type) or `re:REGEX`.
-    `fixed` gives tensors their scale and zero point. `weight_storage` is `integer` (codes with a DequantizeLinear) or
+    `fixed` gives tensors their scale and zero point. `bias_correction` takes the mean error of rounded
+    weights out of the biases. `weight_storage` is `integer` (codes with a DequantizeLinear) or
     `float` (float weights with a Q/DQ pair).
     """
 
@@ -92,6 +91,7 @@ class QuantConfig(_Strict):
     skip: OpsToSkip = Field(default_factory=OpsToSkip)
     exclude: tuple[str, ...] = ()
     fixed: dict[str, FixedRange] = Field(default_factory=dict)
+    bias_correction: bool = True
     weight_storage: str = Field(default="integer", pattern="^(integer|float)$")
 
     @classmethod
@@ -113,14 +113,15 @@ class NameRules:
 
     def __init__(self, names: Iterable[str], where: str) -> None:
         self.where = where
-        self.exact = {name for name in names if not name.startswith("re:")}
+        self.exact = tuple(name for name in names if not name.startswith("re:"))
         self.patterns = {name: _compiled(name[3:], where) for name in names if name.startswith("re:")}
 
     def check(self, known: Iterable[str]) -> None:
         """Raises ConfigError for a rule that matches none of `known`, with the nearest names."""
-        known = list(dict.fromkeys(known))
-        for name in self.exact - set(known):
-            raise ConfigError(f"{self.where}: nothing in the model is called {name!r}", near(name, known))
+        known = dict.fromkeys(known)
+        for name in self.exact:
+            if name not in known:
+                raise ConfigError(f"{self.where}: nothing in the model is called {name!r}", near(name, known))
         for name, pattern in self.patterns.items():
             if not any(pattern.search(candidate) for candidate in known):
                 raise ConfigError(f"{self.where}: {name!r} matches nothing in the model", "check the expression")

@@ -14,10 +14,11 @@ from quantonnx.errors import ModelError
 from quantonnx.matching import Matcher, root_operators
 from quantonnx.model import Model
 from quantonnx.pattern import EitherDeclaration, MaybeDeclaration, NodeDeclaration, Pattern
-from quantonnx.placement import Decision, Site
+from quantonnx.placement import Decision
 from quantonnx.plan import Plan, Step, near
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import Source, transform
+from quantonnx.sites import Site
 from quantonnx.target import Target
 
 
@@ -71,7 +72,10 @@ class Explainer:
         sites = tuple(site for site in self.quantized.sites if self._touches(site, name, nodes[name]))
         decisions = self._decisions({name, *(step.output for step in claims)})
         attempts = tuple(self._attempts(name))
-        answer = _about_node(nodes[name], claims, sites, decisions, attempts, self.target)
+        if sites or claims or not self._moves_codes(nodes[name]):
+            answer = _about_node(nodes[name], claims, sites, decisions, attempts, self.target)
+        else:
+            answer = f"{nodes[name].op} {name!r} moves integer codes: the pairs at its two sides have one scale"
         return Explanation(name, f"{nodes[name].op} node", answer, claims, attempts, sites, decisions)
 
     def tensor(self, name: str) -> Explanation:
@@ -102,10 +106,6 @@ class Explainer:
         """The model as fusions see it: converted, not fused."""
         return transform(self.original, target=self.target, plan=replace(self.plan, fusions=[])).model
 
-    @cached_property
-    def _final(self) -> dict[str, gs.Tensor]:
-        return self.quantized.model.tensors()
-
     def _is_tensor(self, name: str) -> str:
         return "it is a tensor: use --tensor" if name in self.original.tensors() else ""
 
@@ -119,6 +119,11 @@ class Explainer:
     def _touches(self, site: Site, name: str, node: gs.Node) -> bool:
         outputs = {output.name for output in node.outputs}
         return any(edge.node == name for edge in site.edges) or (site.whole and site.tensor in outputs)
+
+    def _moves_codes(self, node: gs.Node) -> bool:
+        given = {output.name for output in node.outputs}
+        same = (site for site in self.quantized.sites if site.tensor in given and site.source != site.tensor)
+        return node.op in self.target.same_scale and any(same)
 
     def _attempts(self, name: str) -> Iterator[Attempt]:
         """Tries every pattern that is about this operator, at this node and at those after it that it could end in."""

@@ -20,6 +20,7 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
+    OperatorSetIdProto,
     StringStringEntryProto,
     TensorProto,
     ValueInfoProto,
@@ -28,7 +29,7 @@ from onnx import (
 )
 
 from quantonnx.errors import ModelError
-from quantonnx.importing import EmptyList, Extras, value_type
+from quantonnx.importing import STANDARD_DOMAINS, EmptyList, Extras, value_type
 from quantonnx.reading import copy_fields
 from quantonnx.weights import payload, to_onnx_dtype
 
@@ -147,8 +148,7 @@ def _model(graph: gs.Graph, extras: Extras, metadata: dict[str, str], constants:
     if graph.producer_version:
         model.producer_version = graph.producer_version
     model.metadata_props.extend(StringStringEntryProto(key=k, value=v) for k, v in metadata.items())
-    for domain, version in _opsets(graph).items():
-        model.opset_import.add(domain=domain, version=version)
+    model.opset_import.extend(_opsets(graph))
     return model
 
 
@@ -163,15 +163,15 @@ def _all_are_inputs(constants: Sequence[gs.Constant], extras: Extras) -> bool:
     return {constant.name for constant in constants} <= set(extras.inputs)
 
 
-def _opsets(graph: gs.Graph) -> dict[str, int]:
-    opsets = {entry.domain: entry.version for entry in graph.import_domains or ()}
-    standard = "ai.onnx" if "ai.onnx" in opsets else ""
-    used = {node.domain or standard for node in graph.nodes}
-    if standard in opsets or standard in used:
-        opsets[standard] = graph.opset
-    for domain in sorted(used - opsets.keys()):
-        opsets[domain] = 1
-    return opsets
+def _opsets(graph: gs.Graph) -> list[OperatorSetIdProto]:
+    entries = [OperatorSetIdProto.FromString(entry.SerializeToString()) for entry in graph.import_domains or ()]
+    for entry in entries:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = graph.opset
+    known = {"" if entry.domain in STANDARD_DOMAINS else entry.domain for entry in entries}
+    for domain in sorted({node.domain or "" for node in graph.nodes} - known):
+        entries.append(OperatorSetIdProto(domain=domain, version=1 if domain else graph.opset))
+    return entries
 
 
 def _graph(graph: gs.Graph, extras: Extras, constants: Sequence[gs.Constant]) -> GraphProto:

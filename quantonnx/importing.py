@@ -18,6 +18,8 @@ from quantonnx.errors import ModelError
 from quantonnx.reading import ExternalData, copy_fields
 from quantonnx.weights import InlineValues, SparseValues, StoredValues, to_numpy_dtype
 
+STANDARD_DOMAINS = ("", "ai.onnx")
+
 _BODY_KINDS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
@@ -125,7 +127,7 @@ class _Importer:
         attrs = {attr.name: self._attribute(attr) for attr in proto.attribute}
         if rest := _node_extras(proto):
             self._nodes[name] = rest
-        domain = proto.domain if proto.domain not in ("", "ai.onnx") else None
+        domain = proto.domain if proto.domain not in STANDARD_DOMAINS else None
         return gs.Node(proto.op_type, name, attrs, inputs, outputs, domain)
 
     def _attribute(self, attr: AttributeProto) -> Any:
@@ -141,7 +143,7 @@ class _Importer:
     def _assemble(self, nodes: list[gs.Node], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Graph:
         proto = self._proto
         domains = [*proto.opset_import]
-        opset = next((entry.version for entry in domains if entry.domain in ("", "ai.onnx")), 1)
+        opset = next((entry.version for entry in domains if entry.domain in STANDARD_DOMAINS), 1)
         return gs.Graph(
             nodes,
             inputs,

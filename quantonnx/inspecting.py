@@ -19,9 +19,25 @@ from quantonnx.model import Model
 _INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 )
-_MOVING = frozenset(
-    ["DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"]
+MOVING = frozenset(
+    {
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
+"""Operators that move values without changing them, so that codes pass as well."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +198,10 @@ def _pair(model: Model, quantize: gs.Node) -> Pair:
         for reader in codes.outputs:
             if reader.op == "DequantizeLinear":
                 ends[id(reader)] = reader
-            elif reader.op in _MOVING and id(reader) not in moving:
+            elif reader.op in MOVING and id(reader) not in moving:
                 moving[id(reader)] = reader
                 waiting += [output for output in reader.outputs if output.name]
-            elif reader.op not in _MOVING:
+            elif reader.op not in MOVING:
                 reason = f"{reader.op} {reader.name!r} computes on the codes"
     if not ends and not reason:
         reason = "nothing dequantizes it"

@@ -16,10 +16,23 @@ privacy of inner values are the engine's business (`matching.py`), never the aut
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from quantonnx.declarations import (
+    DECLARATIONS,
+    EitherDeclaration,
+    MaybeDeclaration,
+    NodeDeclaration,
+    ValueDeclaration,
+    const,
+    either,
+    maybe,
+    op,
+    tensor,
+    tensors,
+)
 from quantonnx.errors import PatternError
 
 if TYPE_CHECKING:
@@ -28,6 +41,33 @@ if TYPE_CHECKING:
 
     from quantonnx.editing import Rewriter
     from quantonnx.model import Model
+
+
+__all__ = [
+    "BIAS",
+    "INPUT",
+    "OUTPUT",
+    "RESIDUAL_INPUT",
+    "WEIGHT",
+    "Binding",
+    "Conversion",
+    "Edge",
+    "EitherDeclaration",
+    "MatchedNode",
+    "MaybeDeclaration",
+    "Mismatch",
+    "NodeDeclaration",
+    "Pattern",
+    "Point",
+    "Role",
+    "ValueDeclaration",
+    "const",
+    "either",
+    "maybe",
+    "op",
+    "tensor",
+    "tensors",
+]
 
 
 class Mismatch(Exception):  # noqa: N818 - a refusal with a reason is an answer, not an error
@@ -47,123 +87,6 @@ class Role(Enum):
     def on_activation(self) -> bool:
         """True where the numbers come from calibration, False where they come from a constant."""
         return self in (Role.INPUT, Role.RESIDUAL_INPUT, Role.OUTPUT)
-
-
-# ---------------------------------------------------------------------------------------------- declarations
-
-
-@dataclass(frozen=True, eq=False)
-class ValueDeclaration:
-    """A value from outside the pattern: any tensor, a constant, or (`many`) all remaining operands."""
-
-    constant: bool = False
-    optional: bool = False
-    many: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class NodeDeclaration:
-    """One operator: its names, operands, attribute predicates and domain."""
-
-    ops: tuple[str, ...]
-    operands: tuple[Any, ...]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    domain: str = ""
-    open_ended: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class MaybeDeclaration:
-    """An expression that may be absent; then the value is that of its first operand."""
-
-    expression: Any
-
-    @property
-    def otherwise(self) -> Any:
-        """What stands there when the expression is absent."""
-        expression = self.expression
-        while isinstance(expression, EitherDeclaration):
-            expression = expression.alternatives[0]
-        return expression.operands[0]
-
-
-@dataclass(frozen=True, eq=False)
-class EitherDeclaration:
-    """Several expressions, of which the first that holds is taken."""
-
-    alternatives: tuple[Any, ...]
-
-
-DECLARATIONS = (ValueDeclaration, NodeDeclaration, MaybeDeclaration, EitherDeclaration)
-
-
-def tensor() -> Any:
-    """Declares any value that enters the pattern."""
-    return ValueDeclaration()
-
-
-def tensors() -> Any:
-    """Declares all remaining operands of an operator, as a tuple of tensors."""
-    return ValueDeclaration(many=True)
-
-
-def const(*, optional: bool = False) -> Any:
-    """Declares a constant; with `optional` the operand may be absent."""
-    return ValueDeclaration(constant=True, optional=optional)
-
-
-def maybe(expression: Any) -> Any:
-    """Declares an operator that may be absent; its first operand then takes its place."""
-    if not isinstance(expression, (NodeDeclaration, EitherDeclaration)):
-        raise PatternError(f"maybe() takes an operator, not {type(expression).__name__}", "write maybe(op.Relu(x))")
-    return MaybeDeclaration(expression)
-
-
-def either(*alternatives: Any) -> Any:
-    """Declares several ways to write the same thing; the first that holds is taken."""
-    return EitherDeclaration(alternatives)
-
-
-@dataclass(frozen=True)
-class Operator:
-    """The name of an operator, or several (`op.Relu | op.Clip`); a call declares a node."""
-
-    names: tuple[str, ...]
-    domain: str = ""
-
-    def __or__(self, other: Operator) -> Operator:
-        if other.domain != self.domain:
-            raise PatternError(f"{self.names[0]} | {other.names[0]} are of two domains", "write either(…, …)")
-        return Operator(self.names + other.names, self.domain)
-
-    def __call__(self, *operands: Any, **attributes: Any) -> Any:
-        """Declares a node; a trailing `...` accepts any further operands, attributes are values or predicates."""
-        open_ended = bool(operands) and operands[-1] is ...
-        declared = operands[:-1] if open_ended else operands
-        for position, operand in enumerate(declared):
-            if not isinstance(operand, DECLARATIONS):
-                name = " | ".join(self.names)
-                raise PatternError(f"operand {position} of op.{name} is {operand!r}", "expected tensor(), const() or op.…(…)")
-        return NodeDeclaration(self.names, declared, attributes, self.domain, open_ended)
-
-
-@dataclass(frozen=True)
-class OperatorSet:
-    """`op.Conv` names an operator of ONNX; `op("com.microsoft").Gelu` one of another domain."""
-
-    domain: str = ""
-
-    def __getattr__(self, name: str) -> Operator:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Operator((name,), self.domain)
-
-    def __call__(self, domain: str) -> OperatorSet:
-        """Returns the operators of another domain."""
-        return OperatorSet(domain)
-
-
-op = OperatorSet()
 
 
 # ---------------------------------------------------------------------------------------------- Q/DQ points
@@ -250,7 +173,9 @@ class Pattern:
         known = {id(value) for value in cls.declarations.values()}
         for point in cls.qdq_points:
             if not isinstance(point, Point):
-                raise PatternError(f"a Q/DQ point of {cls.__name__} is a {type(point).__name__}", "write INPUT(x), WEIGHT(w)…")
+                raise PatternError(
+                    f"a Q/DQ point of {cls.__name__} is a {type(point).__name__}", "write INPUT(x), WEIGHT(w)…"
+                )
             if id(point.declaration) not in known:
                 raise PatternError(
                     f"a Q/DQ point of {cls.__name__} stands on an undeclared value",

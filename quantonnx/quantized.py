@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 
+from quantonnx.algorithms.bias_correction import correct_biases, means_needed
 from quantonnx.calibration.ranges import RangeMethod, choose_range
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
-from quantonnx.config import QuantConfig
-from quantonnx.errors import CalibrationError, PlanError
+from quantonnx.config import FixedRange, QuantConfig
+from quantonnx.errors import CalibrationError, ConfigError, PlanError
 from quantonnx.formats import Parameters
 from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset
 from quantonnx.model import Model
@@ -104,6 +106,7 @@ def calibrate(
         quantized.model,
         sorted(methods),
         histogram=[name for name, method in methods.items() if method.needs_histogram],
+        means=means_needed(quantized.model, quantized.sites) if quantized.config.bias_correction else {},
         threads=threads,
     ) as collector:
         if forward_loop is not None:
@@ -111,12 +114,19 @@ def calibrate(
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        statistics = collector.finish()
-    return with_statistics(quantized, statistics)
+        statistics, means = collector.finish(), collector.channel_means()
+    return with_statistics(quantized, statistics, means)
 
 
-def with_statistics(quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics]) -> QuantizedModel:
-    """Returns the model calibrated from statistics that were collected before; no inference."""
+def with_statistics(
+    quantized: QuantizedModel,
+    statistics: Mapping[str, TensorStatistics],
+    means: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
+) -> QuantizedModel:
+    """Returns the model calibrated from statistics that were collected before; no inference.
+
+    `means` are the channel means by which biases are corrected; where they are absent, biases stay.
+    """
     numbers = _Numbers(quantized, statistics)
     for site in quantized.activation_sites:
         numbers.activation(site)
@@ -127,7 +137,8 @@ def with_statistics(quantized: QuantizedModel, statistics: Mapping[str, TensorSt
         numbers.widen_for_bias(site)
     for site in biases:
         numbers.bias(site)
-    return replace(quantized, parameters=numbers.parameters, ranges=numbers.ranges)
+    model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
+    return replace(quantized, model=model, parameters=numbers.parameters, ranges=numbers.ranges)
 
 
 class _Numbers:
@@ -148,8 +159,7 @@ class _Numbers:
         """Chooses a range, or takes the one that the user fixed."""
         fixed = self.fixed.get(site.source)
         if fixed is not None:
-            zero_point = np.asarray(fixed.zero_point, dtype=site.format.storage)
-            numbers = Parameters(np.asarray(fixed.scale, np.float32), zero_point)
+            numbers = _fixed_parameters(site, fixed)
         else:
             numbers = site.format.parameters(*self._range(site))
         self.parameters[site] = numbers
@@ -193,7 +203,18 @@ class _Numbers:
         return self.model.array(self.tensors[site.tensor])
 
 
+def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:
+    low, high = site.format.qmin, site.format.qmax
+    if not low <= fixed.zero_point <= high:
+        raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}", f"its codes are {low} to {high}")
+    if site.format.symmetric and site.format.signed and fixed.zero_point:
+        raise ConfigError(
+            f"fixed: {site.tensor!r} has zero point {fixed.zero_point}, its format is symmetric", "use 0"
+        )
+    return Parameters(np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, site.format.storage))
+
+
 def _methods(quantized: QuantizedModel) -> dict[str, RangeMethod]:
-    method = quantized.config.activation.range_method("minmax")
+    method = quantized.config.activation.range_method(quantized.matches.target.method)
     fixed = quantized.config.fixed
     return {site.source: method for site in quantized.activation_sites if site.source not in fixed}

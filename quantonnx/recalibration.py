@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,10 @@ from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.editing import Rewriter
 from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters, TensorFormat
-from quantonnx.inspecting import Pair, constant_of, find_pairs, zero_point
+from quantonnx.inspecting import MOVING, Pair, QuantizedConstant, constant_of, find_pairs, zero_point
 from quantonnx.model import Model
 from quantonnx.placement import Decision
-from quantonnx.weights import to_numpy_dtype
+from quantonnx.weights import to_numpy_dtype, to_onnx_dtype
 
 if TYPE_CHECKING:
     from quantonnx.calibration.samples import Feed
@@ -34,9 +35,7 @@ Array = np.ndarray[Any, Any]
 
 _INT32_MAX = 2**31 - 1
 _SAME_PRODUCT = 1e-3
-_KEEPS_RANGE = frozenset(
-    ["Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"]
-)
+_KEEPS_RANGE = MOVING | {"Concat"}
 
 
 @dataclass(frozen=True)
@@ -99,26 +98,54 @@ def recalibrate(
 
 
 def float_view(source: Model) -> Model:
-    """Returns a copy without the closed pairs on activations; quantized weights stay, so their error is in it."""
+    """Returns a copy without the closed pairs on activations, and with stored codes as the float values they mean."""
     model = source.copy()
-    editor = Rewriter(model)
-    for pair in find_pairs(model).activations:
+    editor, pairs = Rewriter(model), find_pairs(model)
+    for constant in pairs.constants:
+        _take_out_constant(editor, constant)
+    for pair in pairs.activations:
         if pair.open:
             continue
-        kind = pair.quantize.inputs[0].dtype
-        for node in (pair.quantize, *pair.dequantize):
-            _make_identity(editor, node)
-        for node in (pair.quantize, *pair.moving, *pair.dequantize):
+        for node in pair.moving:
             for output in node.outputs:
-                output.dtype = kind
+                output.dtype = pair.quantize.inputs[0].dtype
+        for node in (pair.quantize, *pair.dequantize):
+            _take_out(editor, node)
     model.sort()
     return model
 
 
-def _make_identity(editor: Rewriter, node: gs.Node) -> None:
+def _take_out_constant(editor: Rewriter, constant: QuantizedConstant) -> None:
+    """ONNX Runtime cannot watch some values of a graph whose weights come from a DequantizeLinear."""
+    node, stored = constant.node, constant.stored
+    scale, zero = constant_of(node.inputs[1]), zero_point(editor.model, node)
+    if scale is None or node.attrs.get("block_size") or editor.is_public(node.outputs[0]):
+        return
+    if node.inputs[0].inputs and node.inputs[0].inputs[0].op == "QuantizeLinear":
+        editor.bypass(node, stored)
+        return
+    axis = int(node.attrs.get("axis", 1))
+    compute = partial(_dequantized, editor.model, stored, scale, zero, axis)
+    name = f"{node.outputs[0].name}_float"
+    editor.bypass(node, editor.deferred(name, stored.shape, to_onnx_dtype(scale.dtype), compute))
+
+
+def _dequantized(model: Model, stored: gs.Constant, scale: gs.Constant, zero: Array | None, axis: int) -> Array:
+    codes, factors = model.array(stored).astype(np.float32), model.array(scale)
+    shape = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)] if factors.size > 1 else ()
+    offset = np.float32(0) if zero is None else zero.astype(np.float32).reshape(shape)
+    return ((codes - offset) * factors.astype(np.float32).reshape(shape)).astype(factors.dtype)
+
+
+def _take_out(editor: Rewriter, node: gs.Node) -> None:
+    """Lets readers see what the node reads; one that gives a public value becomes an Identity, so that no name goes."""
+    if not node.inputs:
+        return  # another pair ends in the same node
+    if not editor.is_public(node.outputs[0]):
+        editor.bypass(node, node.inputs[0])
+        return
     editor.drop_inputs(node, 1)
-    node.op = "Identity"
-    node.domain = None
+    node.op, node.domain = "Identity", None
     node.attrs.clear()
 
 

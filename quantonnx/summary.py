@@ -9,13 +9,14 @@ from typing import Any
 
 from quantonnx.formats import Parameters, TensorFormat
 from quantonnx.pattern import Role
-from quantonnx.placement import Decision, Site
+from quantonnx.placement import Decision
 from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
+from quantonnx.sites import Site
 from quantonnx.speed import Speed
 from quantonnx.verification import Comparison
 
-_QUOTED = re.compile(r"'[^']*'")
+_PARTICULAR = re.compile(r"'[^']*'|\d+(×\d+)+")
 _MOST_CHANNELS = 1
 
 
@@ -51,7 +52,7 @@ def matches(steps: Iterable[Step]) -> list[dict[str, Any]]:
 
 def sites(quantized: QuantizedModel) -> list[dict[str, Any]]:
     """Returns where pairs stand, with their numbers once there are any."""
-    return [_site(quantized, site) for site in quantized.sites]
+    return [described(quantized, site) for site in quantized.sites]
 
 
 def excluded(quantized: QuantizedModel) -> list[dict[str, str]]:
@@ -78,10 +79,10 @@ def pattern_counts(quantized: QuantizedModel) -> list[PatternCount]:
 
 
 def grouped(decisions: Iterable[Decision]) -> list[ReasonGroup]:
-    """Returns decisions by their reason, names in the reason left aside, the largest group first."""
+    """Returns decisions by their reason, names and shapes in it left aside, the largest group first."""
     groups: dict[str, list[str]] = {}
     for decision in decisions:
-        groups.setdefault(_QUOTED.sub("…", decision.reason), []).append(decision.name)
+        groups.setdefault(_PARTICULAR.sub("…", decision.reason), []).append(decision.name)
     rows = [ReasonGroup(reason, tuple(names)) for reason, names in groups.items()]
     return sorted(rows, key=lambda row: -len(row.names))
 
@@ -121,8 +122,9 @@ def format_name(fmt: TensorFormat) -> str:
     return " ".join(word for word in words if word)
 
 
-def _site(quantized: QuantizedModel, site: Site) -> dict[str, Any]:
-    described = {
+def described(quantized: QuantizedModel, site: Site) -> dict[str, Any]:
+    """Returns one site, with its numbers once there are any."""
+    found = {
         "tensor": site.tensor,
         "roles": [role.name for role in site.roles],
         "format": site_format(site),
@@ -132,7 +134,7 @@ def _site(quantized: QuantizedModel, site: Site) -> dict[str, Any]:
         "reason": site.reason,
     }
     numbers = (quantized.parameters or {}).get(site)
-    return described if numbers is None else described | _numbers(numbers)
+    return found if numbers is None else found | _numbers(numbers)
 
 
 def _numbers(numbers: Parameters) -> dict[str, Any]:

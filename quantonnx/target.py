@@ -40,6 +40,8 @@ class Target:
     """One compiler. `patterns` are tried longest match first; `glue` are those that are quantized only where every
     input already comes from a quantized operator, because on their own they would cost more than they gain.
 
+    `method` chooses ranges where the user does not.
+
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
     serves the operator after it as well.
     """
@@ -51,6 +53,7 @@ class Target:
     activation: TensorFormat
     weight: TensorFormat
     bias: BiasKind
+    method: str = "minmax"
     glue: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = ()
     same_scale: frozenset[str] = frozenset()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -167,7 +168,7 @@ def divergence(counts, size, levels):
     p[-1] += counts[size:].sum()
     q = np.zeros(size)
     cuts = size * np.arange(levels + 1) // levels
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in itertools.pairwise(cuts):
         occupied = p[start:stop] > 0
         if occupied.any():
             q[start:stop][occupied] = max(counts[start:stop].sum(), 1e-3) / occupied.sum()

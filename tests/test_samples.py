@@ -7,11 +7,11 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models import read
 from PIL import Image
 
 from quantonnx.calibration.samples import ImageOptions, InputSpec, input_specs, open_samples, read_labels
 from quantonnx.errors import ConfigError, DataError
-from tests.models import read
 
 F32 = np.dtype(np.float32)
 ONE = (InputSpec("x", F32, ("N", 3, 4)),)

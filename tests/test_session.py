@@ -4,11 +4,11 @@ import threading
 
 import numpy as np
 import pytest
+from models import parse, read, run
 
 from quantonnx.calibration import session, taps
 from quantonnx.calibration.session import Collector, collect, open_session
 from quantonnx.errors import CalibrationError, DataError, ModelError
-from tests.models import parse, read, run
 
 CONVS = """
 g (float[N,3,H,W] x) => (float[N,4] y)
@@ -69,7 +69,7 @@ def test_large_images_are_thinned_and_their_histogram_is_right():
     values = whole("r")
     for quantile in (0.7, 0.9, 0.99, 0.999):
         edge = stats.edges[np.searchsorted(below, quantile) + 1]
-        assert edge == pytest.approx(np.quantile(values, quantile), rel=0.03)
+        assert edge == pytest.approx(np.quantile(values, quantile), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,9 @@ def test_large_images_are_thinned_and_their_histogram_is_right():
     ],
 )
 def test_only_what_is_never_negative_is_thinned(clip, thinned):
-    text = f"""g (float[N,3,64,64] x) => (float[N,16,64,64] r) <float[16,3,3,3] w, float zero = {{0}}, float six = {{6}},
-    float minus = {{-1}}> {{ a = Conv<pads=[1,1,1,1]>(x, w) r = {clip} }}"""
+    text = f"""g (float[N,3,64,64] x) => (float[N,16,64,64] r)
+    <float[16,3,3,3] w, float zero = {{0}}, float six = {{6}}, float minus = {{-1}}>
+    {{ a = Conv<pads=[1,1,1,1]>(x, w) r = {clip} }}"""
     (tap,) = taps.add_taps(parse(text), {"r": True}, {"x": X.shape})
     assert bool(tap.thinned) == thinned
 

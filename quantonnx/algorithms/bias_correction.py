@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from quantonnx.formats import Parameters, dequantize, quantize
 from quantonnx.model import Model, constant
-from quantonnx.placement import Site
+from quantonnx.sites import Site
 
 Array = NDArray[Any]
 
 
-def correctable(model: Model, sites: tuple[Site, ...]) -> dict[str, str]:
-    """Returns, by the name of each operator that can be corrected, the activation whose channel means it needs."""
-    return {node.name: node.inputs[0].name for _, node in _operators(model, sites)}
+def means_needed(model: Model, sites: tuple[Site, ...]) -> dict[str, bool]:
+    """Returns the activations whose channel means correct a bias, with whether they have spatial axes."""
+    return {node.inputs[0].name: node.op == "Conv" for _, node in _operators(model, sites)}
 
 
 def correct_biases(

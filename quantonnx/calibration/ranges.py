@@ -21,13 +21,15 @@ Range = tuple[float, float]
 
 
 class Method(str, Enum):
-    """How a range is chosen."""
+    """How a range is chosen; HISTOGRAM and MOVING_AVERAGE_MINMAX are other names of MSE and MOVING_AVERAGE."""
 
     MINMAX = "minmax"
     MOVING_AVERAGE = "moving_average"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"
     MSE = "mse"
+    HISTOGRAM = "mse"  # noqa: PIE796 - an alias
+    MOVING_AVERAGE_MINMAX = "moving_average"  # noqa: PIE796 - an alias
 
 
 _ALIASES = {"histogram": Method.MSE, "tf_enhanced": Method.MSE, "max": Method.MINMAX, "kl": Method.ENTROPY}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,8 @@ def _batches(parts: Iterable[Part], inputs: Sequence[InputSpec], batch_size: int
     waiting: list[Feed] = []
     for part in parts:
         feed, rows = part.feed(inputs)
-        if fixed is None and not part.divisible:
+        as_it_is = part.fits(feed, inputs) if fixed else not part.divisible
+        if as_it_is and not waiting:
             yield feed, rows
             continue
         for row in part.rows(feed, rows):
@@ -184,7 +186,9 @@ def _from_folder(path: Path, inputs: Sequence[InputSpec], batch_size: int, image
         return Samples(lambda: (protobuf_feed(each, inputs) for each in sets), inputs, length=len(sets), files=sets)
     arrays = sorted((file for file in path.iterdir() if file.suffix in (".npz", ".npy")), key=_natural)
     if arrays:
-        return Samples(lambda: (whole_file(each) for each in arrays), inputs, batch_size=batch_size, files=arrays)
+        return Samples(
+            lambda: (whole_file(each, inputs) for each in arrays), inputs, batch_size=batch_size, files=arrays
+        )
     pictures = sorted((file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
     if not pictures:
         raise DataError(f"the folder {str(path)!r} has no data, expected .npz, .npy, images or test_data_set_* folders")
@@ -220,10 +224,10 @@ class _Feeds:
 
     def _values(self) -> Iterable[Any]:
         data = self._data
+        if callable(data) and (isinstance(data, type) or not hasattr(data, "__iter__")):
+            return _iterable(data())
         if hasattr(data, "get_next"):
             return self._drained(data)
-        if callable(data) and not hasattr(data, "__iter__"):
-            return _iterable(data())
         if isinstance(data, Iterator):
             self._spend()
         return _iterable(data)
@@ -280,8 +284,7 @@ def _random_array(spec: InputSpec, generator: np.random.Generator) -> Array:
 
 def _natural(path: Path) -> list[Any]:
     """Sort sample_2 before sample_10."""
-    digits = "".join(c if c.isdigit() else " " for c in str(path)).split()
-    return ["".join(c for c in str(path) if not c.isdigit()), [int(number) for number in digits], str(path)]
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"([0-9]+)", str(path))]
 
 
 def _file_digest(path: Path) -> bytes:

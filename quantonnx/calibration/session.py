@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from quantonnx.calibration.statistics import TensorStatistics
-from quantonnx.calibration.taps import Tap, add_taps
+from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
+from quantonnx.calibration.taps import Tap, add_mean_taps, add_taps
 from quantonnx.errors import CalibrationError, DataError, ModelError
 from quantonnx.model import Model
 
@@ -74,7 +74,8 @@ def collect(
 class Collector:
     """The float model with its inner tensors watched; a context manager.
 
-    `histogram` tells for which tensors one is kept: all, none, or those named. Feeds may differ in shape; where
+    `histogram` tells for which tensors one is kept: all, none, or those named. `means` names tensors whose channel
+    means are wanted, with whether they have spatial axes. Feeds may differ in shape; where
     every input has the same first dimension, it counts the samples of a feed, and statistics do not depend on how
     samples are grouped. The model is loaded at the first feed. Raises CalibrationError for a tensor that the model
     does not compute, that holds NaN or infinity, or that saw no data.
@@ -86,6 +87,7 @@ class Collector:
         tensors: Sequence[str],
         *,
         histogram: bool | Collection[str] = True,
+        means: Mapping[str, bool] = MappingProxyType({}),
         threads: int | None = None,
     ) -> None:
         kept = set(tensors if histogram is True else histogram or ())
@@ -94,6 +96,9 @@ class Collector:
         self._statistics = {name: TensorStatistics(name, histogram=name in kept) for name in tensors}
         self._outputs = [value.name for value in model.graph.outputs]
         self._inputs = [value.name for value in model.graph.inputs if isinstance(value, gs.Variable)]
+        self._means_wanted = dict(means)
+        self._means = {name: ChannelMeans() for name in means}
+        self._mean_outputs: dict[str, str] = {}
         self._taps: list[Tap] = []
         self._session: ort.InferenceSession | None = None
         self._worker = _Worker(self._record)
@@ -131,12 +136,17 @@ class Collector:
                 )
         return self._statistics
 
+    def channel_means(self) -> dict[str, Array]:
+        """Return E[x] of each channel, float64 [channels], of the tensors in `means`; after `finish`."""
+        return {name: means.mean for name, means in self._means.items()}
+
     def _run(self, feed: Mapping[str, Array], outputs: list[str]) -> list[Any]:
         self._check_names(feed)
         session = self._session or self._open(feed)
-        names = outputs + [name for tap in self._taps for name in tap.outputs if name not in feed]
+        wanted = [name for tap in self._taps for name in tap.outputs] + list(self._mean_outputs.values())
+        names = outputs + [name for name in dict.fromkeys(wanted) if name not in feed]
         try:
-            values = session.run(names, feed)
+            values = session.run(names, feed)[: len(names)]  # no names mean all outputs to ONNX Runtime
         except Exception as error:
             raise DataError(f"ONNX Runtime cannot run sample {self._seen}: {_first_line(error)}") from error
         rows = _rows(feed)
@@ -157,6 +167,7 @@ class Collector:
 
         def tap(proto: onnx.ModelProto) -> None:
             self._taps = add_taps(proto, inner, shapes)
+            self._mean_outputs = add_mean_taps(proto, self._means_wanted)
 
         with ExitStack() as stack:
             source = _prepared(self._model, stack, tap)
@@ -167,6 +178,8 @@ class Collector:
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
         for tap in self._taps:
             tap.record(self._statistics[tap.tensor], values, rows)
+        for tensor, name in self._mean_outputs.items():
+            self._means[tensor].update(values[name].reshape(len(values[name]), -1))
 
 
 class _Worker:

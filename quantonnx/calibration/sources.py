@@ -44,10 +44,16 @@ class Part:
                 raise DataError(
                     f"input {spec.name!r} of {self.where} has shape {list(array.shape)}, expected {spec.text}"
                 )
-            feed[spec.name] = np.ascontiguousarray(array)
+            feed[spec.name] = np.asarray(array, order="C")
         return feed, _shared_rows(feed)
 
-    def rows(self, feed: Feed, count: int) -> Iterator[Feed]:
+    @staticmethod
+    def fits(feed: Feed, inputs: Sequence[InputSpec]) -> bool:
+        """Return whether the feed can be run as it is, its batch too."""
+        return all(spec.fits(feed[spec.name].shape) for spec in inputs)
+
+    @staticmethod
+    def rows(feed: Feed, count: int) -> Iterator[Feed]:
         """Cut the feed into single samples."""
         if count == 1:
             yield feed
@@ -129,10 +135,10 @@ def array_file(path: Path) -> Mapping[str, Any]:
     }
 
 
-def whole_file(path: Path) -> Part:
+def whole_file(path: Path, inputs: Sequence[InputSpec]) -> Part:
     """Return an .npz or .npy file of a folder: one sample, or a batch."""
     arrays = {name: np.asarray(value) for name, value in array_file(path).items() if name not in _LABELS}
-    return Part(arrays, str(path))
+    return Part(named(arrays, inputs, str(path)), str(path))
 
 
 def read_labels(path: Path | str) -> Array | None:

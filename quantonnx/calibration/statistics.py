@@ -156,6 +156,28 @@ class TensorStatistics:
         np.add.at(self.counts, self._bins(values), weight)
 
 
+class ChannelMeans:
+    """The running mean of each channel of one tensor over samples: float64 sums, one pass, mergeable."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._sum: Array = np.zeros(())
+
+    def update(self, means: Array) -> None:
+        """Add the channel means of samples, [samples, channels]."""
+        self._sum = self._sum + means.sum(axis=0, dtype=np.float64)
+        self.samples += len(means)
+
+    def merge(self, other: ChannelMeans) -> None:
+        """Add what `other` saw."""
+        self._sum, self.samples = self._sum + other._sum, self.samples + other.samples
+
+    @property
+    def mean(self) -> Array:
+        """The mean of each channel, float64 [channels]."""
+        return np.asarray(self._sum / max(self.samples, 1))
+
+
 def _exponent_above(magnitude: float) -> int:
     """Return the smallest exponent of a power of two that is greater than `magnitude`."""
     return max(math.frexp(magnitude)[1], _SMALLEST_EXPONENT) if magnitude else _SMALLEST_EXPONENT

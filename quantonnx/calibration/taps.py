@@ -69,6 +69,25 @@ def add_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping
     return taps
 
 
+def add_mean_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool]) -> dict[str, str]:
+    """Add outputs that tell the channel means of the tensors in `wanted` (name to: has spatial axes), and name them.
+
+    A tensor without spatial axes is [samples, channels] and its own answer; others are pooled where they are computed.
+    """
+    own = {value.name for value in proto.graph.output}
+    taken = {name for node in proto.graph.node for name in node.output} | set(wanted)
+    free = (name for i in range(10**9) if (name := f"mean_{i}") not in taken)
+    answers = {}
+    for tensor, spatial in wanted.items():
+        answers[tensor] = next(free) if spatial else tensor
+        if spatial:
+            node = onnx.helper.make_node("GlobalAveragePool", [tensor], [answers[tensor]], name=answers[tensor])
+            proto.graph.node.append(node)
+        if answers[tensor] not in own:
+            proto.graph.output.append(onnx.ValueInfoProto(name=answers[tensor]))
+    return answers
+
+
 def _pooled(proto: onnx.ModelProto, tensor: str, histogram: bool, free: Iterator[str]) -> Tap:
     maximum = next(free)
     proto.graph.node.append(onnx.helper.make_node("GlobalMaxPool", [tensor], [maximum], name=maximum))

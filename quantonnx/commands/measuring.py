@@ -66,7 +66,7 @@ def calibrate(
     from quantonnx.model import Model
     from quantonnx.recalibration import recalibrate
 
-    output.check(model, source.data, run.common.json)
+    output.check()
     source.check("calibrate")
     checked_method(method)
     run.result |= {"model": str(model), "output": str(output.out)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +45,7 @@ def plan(
     from quantonnx.rewriting import make_plan
 
     if out is not None:
-        check_out(out, model, run.common.json, force=force)
+        check_out(out, force=force)
     run.result["model"] = str(model)
     target = compiler.choose()
     run.result["target"] = target.name
@@ -71,7 +71,7 @@ def transform(
     from quantonnx.plan import Plan
     from quantonnx.rewriting import transform as fuse
 
-    output.check(model, plan, run.common.json)
+    output.check()
     run.result |= {"model": str(model), "output": str(output.out)}
     wanted = Plan.load(plan) if plan else None
     target = compiler.choose(wanted)
@@ -113,7 +113,8 @@ def explain(
     explainer = Explainer(read_float(run, model), target, config=numbers.build(), plan=wanted)
     if tensor is not None or node is not None:
         found = explainer.tensor(tensor) if tensor is not None else explainer.node(str(node))
-        run.result["explanation"] = asdict(found) | {"sites": [asdict(site) for site in found.sites]}
+        shown_sites = [summary.described(explainer.quantized, site) for site in found.sites]
+        run.result["explanation"] = asdict(replace(found, sites=())) | {"sites": shown_sites}
         _show_explanation(run, found)
         return
     quantized = explainer.quantized

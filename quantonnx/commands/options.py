@@ -31,20 +31,18 @@ class OutOptions:
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False
     external_data: Annotated[bool, typer.Option("--external-data", help="Put the weights into OUT.data.")] = False
 
-    def check(self, *inputs: Path | None) -> None:
-        """Raises OutputError, before any work, where OUT cannot be written or is one of the inputs."""
-        check_out(self.out, *inputs, force=self.force)
+    def check(self) -> None:
+        """Raises OutputError, before any work, where OUT cannot be written."""
+        check_out(self.out, force=self.force)
 
     def save(self, model: Model) -> None:
         """Writes a model."""
         model.save(self.out, force=self.force, external_data=self.external_data)
 
 
-def check_out(out: Path, *inputs: Path | None, force: bool) -> None:
-    """Raises OutputError where `out` cannot be written or is one of the inputs."""
+def check_out(out: Path, *, force: bool) -> None:
+    """Raises OutputError where `out` cannot be written."""
     name = repr(str(out))
-    if any(given is not None and given.exists() and out.resolve() == given.resolve() for given in inputs):
-        raise OutputError(f"{name} is an input, which is never changed", "write to another file")
     if out.is_dir():
         raise OutputError(f"{name} is a folder", "name a file")
     if out.exists() and not out.is_file():

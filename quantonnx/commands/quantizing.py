@@ -73,7 +73,7 @@ def quantize(
     ] = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
-    output.check(model, source.data, eval_data, run.common.json)
+    output.check()
     source.check("quantize")
     if max_drop is not None and eval_data is None:
         raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
-import inspect
 import json
 import math
 import platform
@@ -17,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -31,6 +29,7 @@ INTERRUPTED = 130
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _WIDTH_OF_A_FILE = 240
 _PANEL = "Output"
+_OUTPUTS = frozenset({"out"})
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,16 @@ class Run:
             "metrics": {},
             "seconds": {},
         }
-        to_stdout = str(common.json) != "-"
-        self._out = _console(sys.stdout if to_stdout else sys.stderr, quiet=common.quiet)
+        self._json_to_stdout = str(common.json) == "-"
+        self._json = None if self._json_to_stdout else common.json
+        self._out = _console(sys.stderr if self._json_to_stdout else sys.stdout, quiet=common.quiet)
         self._err = _console(sys.stderr, quiet=common.quiet)
 
     def execute(self, function: Callable[..., int | None], options: dict[str, Any]) -> int:
         """Runs the command and returns its exit code; what it raises becomes one line on standard error."""
         error = None
         try:
+            self._refuse_overwriting(options)
             code = function(self, **options) or 0
         except KeyboardInterrupt:
             code, error = INTERRUPTED, "interrupted"
@@ -97,6 +98,24 @@ class Run:
         if error:
             complain(error)
         return self._write(error) or code
+
+    def _refuse_overwriting(self, options: dict[str, Any]) -> None:
+        """Raises OutputError where a file to write is one of the files to read, or holds something else."""
+        destination = self._json
+        self._json = None  # not before it is known to harm nothing
+        paths = dict(_paths(options))
+        outputs = {name: paths.pop(name) for name in _OUTPUTS & set(paths)}
+        if destination is not None:
+            _check_json(destination)
+            outputs["json"] = destination
+        for name, path in outputs.items():
+            others = {other: there for other, there in (paths | outputs).items() if other != name}
+            twin = next((other for other, there in others.items() if there.resolve() == path.resolve()), None)
+            if twin is not None:
+                raise OutputError(
+                    f"{str(path)!r} is given twice, as {name} and as {twin}", "write to a file that is no input"
+                )
+        self._json = destination
 
     def show(self, *renderables: RenderableType) -> None:
         """Prints text or tables for people."""
@@ -149,12 +168,12 @@ class Run:
             yield lambda done, total: progress.update(task, completed=done, total=total)
 
     def _write(self, error: str | None) -> int:
-        destination = self.common.json
-        if destination is None:
+        destination = self._json
+        if destination is None and not self._json_to_stdout:
             return 0
         self.result |= {"error": error, "peak_rss_mb": peak_rss_mb(), "versions": versions()}
         text = json.dumps(finite(self.result), indent=2, ensure_ascii=False, default=str) + "\n"
-        if str(destination) == "-":
+        if destination is None:
             sys.stdout.write(text)
             return 0
         try:
@@ -165,51 +184,22 @@ class Run:
         return 0
 
 
-def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Returns what typer takes as the command: the function's parameters, those of its option groups, and the common
-    ones. The function itself gets a Run first, and each group as one dataclass."""
-    hints = get_type_hints(function, include_extras=True)
-    given = [p for p in inspect.signature(function).parameters.values() if p.name != "run"]
-    groups = {p.name: hints[p.name] for p in given if dataclasses.is_dataclass(hints[p.name])}
-    parameters = [
-        parameter
-        for p in given
-        for parameter in (
-            _fields(groups[p.name])
-            if p.name in groups
-            else [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY)]
-        )
-    ] + _fields(CommonOptions)
-
-    @functools.wraps(function)
-    def called(**options: Any) -> None:
-        common = _taken(CommonOptions, options)
-        built = {name: _taken(group, options) for name, group in groups.items()}
-        code = Run(function.__name__, common).execute(function, options | built)
-        if code:
-            raise typer.Exit(code)
-
-    del called.__wrapped__  # type: ignore[attr-defined]  # or its parameters would be taken for these
-    called.__signature__ = inspect.Signature(parameters)
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
+def _paths(options: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Every file that the options name."""
+    for name, value in options.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _paths(vars(value))
+        elif isinstance(value, Path):
+            yield name, value
 
 
-def _fields(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in dataclasses.fields(group)
-    ]
-
-
-def _taken(group: Any, options: dict[str, Any]) -> Any:
-    return group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
+def _check_json(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(64).strip()
+    if start and not start.startswith(b"{"):
+        raise OutputError(f"--json: {str(path)!r} exists and is no JSON file", "name another file")
 
 
 def complain(message: str) -> None:
