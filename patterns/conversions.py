@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from quantonnx.patterns.folding import FoldConstants
-from quantonnx.patterns.shapes import rank
 
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
+
+from .folding import FoldConstants
+from .shapes import rank
 
 
 class ConstantToInitializer(Conversion):

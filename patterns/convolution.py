@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,6 +14,7 @@ from quantonnx.pattern import (
     WEIGHT,
     Mismatch,
     Pattern,
+    Point,
     const,
     either,
     maybe,
@@ -60,7 +61,7 @@ class ConvBN(Pattern):
     )
     output = bn
 
-    qdq_points = (INPUT(x), WEIGHT(weight, axis=output_axis))
+    qdq_points: ClassVar[tuple[Point, ...]] = (INPUT(x), WEIGHT(weight, axis=output_axis))
 
     def rewrite(self, graph: Rewriter) -> None:
         """Folds the batch normalization into weight and bias, computed in float64."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-from quantonnx.patterns.convolution import clipped
 
 from quantonnx.pattern import INPUT, OUTPUT, Mismatch, Pattern, maybe, op, tensor, tensors
+
+from .convolution import clipped
 
 
 class Add(Pattern):

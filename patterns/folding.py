@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
+from quantonnx.declarations import Operator
 from quantonnx.editing import Rewriter
-from quantonnx.pattern import Conversion, Mismatch, Operator, tensors
+from quantonnx.pattern import Conversion, Mismatch, tensors
 
 FOLDABLE = Operator(
     (

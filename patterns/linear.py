@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantonnx.patterns.convolution import activated
-
 from quantonnx.pattern import INPUT, WEIGHT, Mismatch, Pattern, const, either, op, tensor
+
+from .convolution import activated
 
 
 def output_axis(found: Any) -> int:

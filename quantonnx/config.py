@@ -24,7 +24,7 @@ class _Strict(BaseModel):
         except ValidationError as error:
             raise ConfigError(*_explained(error, type(self))) from None
 
-    # as pydantic's own RootModel does: settings inside settings are validated as one, so that errors have the whole path
+    # as pydantic's own RootModel does: settings in settings are validated as one, so that errors have the whole path
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -25,6 +25,7 @@ from quantonnx.declarations import (
     EitherDeclaration,
     MaybeDeclaration,
     NodeDeclaration,
+    Operator,
     ValueDeclaration,
     const,
     either,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from quantonnx.editing import Rewriter
     from quantonnx.model import Model
 
-
 __all__ = [
     "BIAS",
     "INPUT",
@@ -57,6 +57,7 @@ __all__ = [
     "MaybeDeclaration",
     "Mismatch",
     "NodeDeclaration",
+    "Operator",
     "Pattern",
     "Point",
     "Role",

@@ -158,10 +158,7 @@ class _Numbers:
     def activation(self, site: Site) -> None:
         """Chooses a range, or takes the one that the user fixed."""
         fixed = self.fixed.get(site.source)
-        if fixed is not None:
-            numbers = _fixed_parameters(site, fixed)
-        else:
-            numbers = site.format.parameters(*self._range(site))
+        numbers = _fixed_parameters(site, fixed) if fixed else site.format.parameters(*self._range(site))
         self.parameters[site] = numbers
         self._activations.setdefault(site.tensor, numbers)
 

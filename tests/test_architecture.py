@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -88,6 +89,12 @@ def test_the_documented_names_are_public() -> None:
 def test_the_whole_tree_of_errors_is_public() -> None:
     errors = {name for name, value in vars(quantonnx.errors).items() if isinstance(value, type) and value.__module__.endswith("errors")}
     assert errors <= set(quantonnx.__all__)
+
+
+def test_every_package_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages = {module_name(path) for path in FILES if path.name == "__init__.py"}
+    assert set(settings["packages"]) == packages
 
 
 def test_types_are_shipped() -> None:

@@ -325,3 +325,51 @@ def test_random_graphs_reach_a_fixpoint_and_keep_their_results(ops: list[str], d
 def test_why_an_identity_stays_is_told() -> None:
     model = Model.read(parse("agraph (float[2] x) => (float[2] y) { y = Identity(x) }"))
     assert str(why_not(RemoveIdentity, model)).startswith("'y' is an output of the graph")
+
+
+# ------------------------------------------------------------------------------------ constants of constants
+
+
+def test_a_rearranged_weight_is_a_weight() -> None:
+    done = converted(
+        "agraph (float[2,3] x) => (float[2,4] y) <float[4,3] w, float[1,4] b, int64[1] flat = {-1}> "
+        "{ t = Transpose<perm=[1,0]>(w) m = MatMul(x, t) c = Reshape(b, flat) y = Add(m, c) }"
+    )
+    assert operators(done.model) == ["MatMul", "Add"]
+    assert [step.pattern for step in done.matches] == ["Linear"]
+
+
+def test_shape_arithmetic_on_constants_is_computed_once() -> None:
+    done = converted(
+        "agraph (float[2,6] x) => (float[3,4] y) <float[3,4] w> "
+        "{ s = Shape(w) z = Constant<value_int = 0>() n = Gather(s, z) u = Constant<value_ints = [0]>() "
+        "k = Unsqueeze(n, u) m = Constant<value_ints = [-1]>() t = Concat<axis=0>(k, m) y = Reshape(x, t) }"
+    )
+    assert operators(done.model) == ["Reshape"]
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        "ConstantOfShape(n)",
+        "Expand(one, n)",
+        "Add(row, column)",
+        "Where(yes, row, column)",
+        "Gather(row, many)",
+    ],
+)
+def test_a_large_new_constant_stays_an_operator(large: str) -> None:
+    graph = (
+        "agraph (float[1] x) => (float[N,M] y) <int64[2] n = {2048, 2048}, float one = {1}, bool yes = {1}, "
+        "float[1,2048] row, float[2048,1] column, int64[2048,4] many> { c = " + large + " y = Add(c, x) }"
+    )
+    if "Gather" in large:
+        graph = graph.replace("float[1,2048] row", "float[1024,1] row").replace("float[N,M]", "float[A,B,C]")
+        assert "Gather" not in operators(transform(parse(graph)).model)  # small enough
+    else:
+        assert operators(transform(parse(graph)).model)[0] == large.split("(")[0]
+
+
+def test_what_cannot_be_computed_is_left_to_the_runtime() -> None:
+    graph = "agraph (float[2] x) => (float[2] y) <int64[2] a, int64[3] b> { c = Add(a, b) d = Cast<to=1>(c) y = Mul(x, d) }"
+    assert operators(transform(parse(graph)).model) == ["Add", "Cast", "Mul"]

@@ -126,6 +126,14 @@ def test_a_forward_loop_gets_the_outputs():
     assert stats["r"].samples == 6
 
 
+def test_a_forward_loop_is_checked_as_samples_are():
+    with Collector(read(CONVS), ["r"]) as collector:
+        with pytest.raises(DataError, match="input 'x' of sample 0 is uint8, expected float32"):
+            collector.run({"x": X.astype(np.uint8)})
+        with pytest.raises(DataError, match="'x' of sample 0 holds NaN"):
+            collector.run({"x": X * np.nan})
+
+
 def test_threads_end():
     with Collector(read(CONVS), ["r"]) as collector:
         collector.run({"x": X})
@@ -169,7 +177,7 @@ NAN = "g (float[N,4] x) => (float[N,4] y) { l = Log(x) y = Relu(l) }"
         (CONVS, ["r"], [], CalibrationError, "'r' saw no data"),
         (CONVS, ["nothing"], feeds(), CalibrationError, "'nothing' is not in the model"),
         (CONVS, ["w1"], feeds(), CalibrationError, "'w1' is a constant"),
-        (CONVS, ["r"], [{"image": X}], DataError, r"inputs \['image'\], expected \['x'\]"),
+        (CONVS, ["r"], [{"image": X}], DataError, r"cannot run sample 0: Required inputs \(\['x'\]\)"),
         (CONVS, ["r"], [{"x": X}, {"x": X[:, :2]}], DataError, "cannot run sample 6"),
         (CONVS, ["r"], [{"x": X.astype(np.float64)}], DataError, "cannot run sample 0"),
         (

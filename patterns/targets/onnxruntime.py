@@ -9,16 +9,16 @@ the bias is int32 with the product of the scales.
 
 from __future__ import annotations
 
-from quantonnx.patterns.conversions import conversions
-from quantonnx.patterns.convolution import ConvBN, ConvBNRelu, SqueezeExcite, output_axis
-from quantonnx.patterns.elementwise import elementwise
-from quantonnx.patterns.linear import Linear
-from quantonnx.patterns.linear import output_axis as linear_axis
-from quantonnx.patterns.pooling import poolings
-
 from quantonnx.formats import TensorFormat
 from quantonnx.pattern import BIAS, INPUT, OUTPUT, WEIGHT, Pattern
 from quantonnx.target import BiasKind, Target
+
+from ..conversions import conversions
+from ..convolution import ConvBN, ConvBNRelu, SqueezeExcite, output_axis
+from ..elementwise import elementwise
+from ..linear import Linear
+from ..linear import output_axis as linear_axis
+from ..pooling import poolings
 
 
 def transposed_convolution(found: Pattern) -> str | None:
@@ -50,7 +50,6 @@ target = Target(
     method="mse",
     glue=frozenset({"AveragePool", "Add", "Mul", "Concat", "ResizeNearest"}),
     rules=(transposed_convolution,),
-    same_scale=frozenset({"MaxPool"}),
-    transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
+    same_scale=frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
     max_opset=26,
 )

@@ -8,14 +8,15 @@ tensor for activations; the bias stays float; pooling is fused when both of its 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-from quantonnx.patterns.conversions import conversions
-from quantonnx.patterns.convolution import convolutions
-from quantonnx.patterns.linear import Linear, linears
-from quantonnx.patterns.pooling import poolings
 
 from quantonnx.formats import TensorFormat
 from quantonnx.pattern import Pattern
 from quantonnx.target import BiasKind, Target
+
+from ..conversions import conversions
+from ..convolution import convolutions
+from ..linear import Linear, linears
+from ..pooling import poolings
 
 SMALLEST_PRODUCT = 16
 

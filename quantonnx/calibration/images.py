@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quantonnx.calibration.feeds import InputSpec
 from quantonnx.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Array = NDArray[Any]
+
+BILINEAR = 2
+"""Pillow's number of the filter."""
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
@@ -49,18 +54,23 @@ def read_image(path: Path, inputs: Sequence[InputSpec], options: ImageOptions) -
     spec, layout = _image_input(inputs, options)
     assert spec.shape is not None
     channels, size = (spec.shape[1], spec.shape[2:]) if layout == "nchw" else (spec.shape[3], spec.shape[1:3])
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            picture = upright.convert("L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
+    picture = _decoded(path, "L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
     pixels = np.asarray(_framed(picture, size, options))
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     if not options.rgb:
         pixels = pixels[..., ::-1]
     values = _normalized(pixels, spec.dtype, options)
     return np.ascontiguousarray(values.transpose(2, 0, 1) if layout == "nchw" else values)[None]
+
+
+def _decoded(path: Path, mode: str) -> Image:
+    from PIL import Image, ImageOps  # only for images: commands without them start faster
+
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert(mode)
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
 
 
 def _image_input(inputs: Sequence[InputSpec], options: ImageOptions) -> tuple[InputSpec, str]:
@@ -72,21 +82,21 @@ def _image_input(inputs: Sequence[InputSpec], options: ImageOptions) -> tuple[In
     return inputs[0], options.layout or ("nhwc" if channels_last else "nchw")
 
 
-def _framed(picture: Image.Image, size: tuple[int | str | None, ...], options: ImageOptions) -> Image.Image:
+def _framed(picture: Image, size: tuple[int | str | None, ...], options: ImageOptions) -> Image:
     """Resize and crop; the model's fixed size is what comes out unless the options say another."""
     own = (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
     crop = _pair(options.crop) or (own if options.resize else None)
     if options.resize is not None:
-        picture = picture.resize(_resized(picture, options.resize), Image.Resampling.BILINEAR)
+        picture = picture.resize(_resized(picture, options.resize), BILINEAR)
     elif own and not options.crop:
-        picture = picture.resize((own[1], own[0]), Image.Resampling.BILINEAR)
+        picture = picture.resize((own[1], own[0]), BILINEAR)
     if crop is None:
         return picture
     left, top = round((picture.width - crop[1]) / 2), round((picture.height - crop[0]) / 2)
     return picture.crop((left, top, left + crop[1], top + crop[0]))
 
 
-def _resized(picture: Image.Image, resize: int | tuple[int, int]) -> tuple[int, int]:
+def _resized(picture: Image, resize: int | tuple[int, int]) -> tuple[int, int]:
     """Return the new (width, height)."""
     if not isinstance(resize, int):
         return resize[1], resize[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from quantonnx.calibration.sources import (
     Part,
     StackedArrays,
     array_file,
+    file_digest,
+    natural_order,
     protobuf_feed,
     read_labels,
     whole_file,
@@ -90,7 +91,7 @@ class Samples:
             return None
         digest = hashlib.sha256(f"{self._limit}".encode())
         for path in [self._files] if isinstance(self._files, str) else self._files:
-            digest.update(path.encode() if isinstance(path, str) else _file_digest(path))
+            digest.update(path.encode() if isinstance(path, str) else file_digest(path))
         return digest.hexdigest()
 
     def limit(self, count: int) -> Samples:
@@ -176,20 +177,26 @@ def _from_path(path: Path, inputs: Sequence[InputSpec], batch_size: int, images:
     if path.suffix not in (".npz", ".npy"):
         raise DataError(f"the data {str(path)!r} is not understood, expected .npz, .npy or a folder")
     stacked = StackedArrays(array_file(path), inputs, str(path))
-    labels = read_labels(path) if "label" not in str([spec.name for spec in inputs]) else None
-    return Samples(stacked.parts, inputs, length=stacked.length, batch_size=batch_size, labels=labels, files=[path])
+    return Samples(
+        stacked.parts,
+        inputs,
+        length=stacked.length,
+        batch_size=batch_size,
+        labels=read_labels(path, inputs),
+        files=[path],
+    )
 
 
 def _from_folder(path: Path, inputs: Sequence[InputSpec], batch_size: int, images: ImageOptions) -> Samples:
-    sets = sorted({file.parent for file in path.glob("**/input_*.pb")}, key=_natural)
+    sets = sorted({file.parent for file in path.glob("**/input_*.pb")}, key=natural_order)
     if sets:
         return Samples(lambda: (protobuf_feed(each, inputs) for each in sets), inputs, length=len(sets), files=sets)
-    arrays = sorted((file for file in path.iterdir() if file.suffix in (".npz", ".npy")), key=_natural)
+    arrays = sorted((file for file in path.iterdir() if file.suffix in (".npz", ".npy")), key=natural_order)
     if arrays:
         return Samples(
             lambda: (whole_file(each, inputs) for each in arrays), inputs, batch_size=batch_size, files=arrays
         )
-    pictures = sorted((file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+    pictures = sorted((file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
     if not pictures:
         raise DataError(f"the folder {str(path)!r} has no data, expected .npz, .npy, images or test_data_set_* folders")
 
@@ -280,17 +287,3 @@ def _random_array(spec: InputSpec, generator: np.random.Generator) -> Array:
     if spec.dtype.kind == "f":
         return generator.standard_normal(shape).astype(spec.dtype)
     return generator.integers(0, 2, shape).astype(spec.dtype)
-
-
-def _natural(path: Path) -> list[Any]:
-    """Sort sample_2 before sample_10."""
-    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"([0-9]+)", str(path))]
-
-
-def _file_digest(path: Path) -> bytes:
-    digest = hashlib.sha256(path.name.encode())
-    for file in sorted(path.glob("*.pb")) if path.is_dir() else [path]:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.digest()

@@ -16,12 +16,13 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from quantonnx.calibration.feeds import input_specs, named
+from quantonnx.calibration.sources import Part
 from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
 from quantonnx.calibration.taps import Tap, add_mean_taps, add_taps
 from quantonnx.errors import CalibrationError, DataError, ModelError
@@ -95,7 +96,7 @@ class Collector:
         self._threads = threads
         self._statistics = {name: TensorStatistics(name, histogram=name in kept) for name in tensors}
         self._outputs = [value.name for value in model.graph.outputs]
-        self._inputs = [value.name for value in model.graph.inputs if isinstance(value, gs.Variable)]
+        self._inputs = input_specs(model)
         self._means_wanted = dict(means)
         self._means = {name: ChannelMeans() for name in means}
         self._mean_outputs: dict[str, str] = {}
@@ -115,8 +116,13 @@ class Collector:
         self._session = None
 
     def run(self, feed: Mapping[str, Any]) -> list[Any]:
-        """Run one feed, remember its inner tensors, and return the values of the model's own outputs."""
-        return self._run({name: np.asarray(value) for name, value in feed.items()}, self._outputs)
+        """Run one feed, remember its inner tensors, and return the values of the model's own outputs.
+
+        Raises DataError for a feed that does not fit the model's inputs, or holds NaN or infinity.
+        """
+        where = f"sample {self._seen}"
+        checked, _ = Part(named(feed, self._inputs, where), where).feed(self._inputs)
+        return self._run(checked, self._outputs)
 
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
@@ -141,7 +147,6 @@ class Collector:
         return {name: means.mean for name, means in self._means.items()}
 
     def _run(self, feed: Mapping[str, Array], outputs: list[str]) -> list[Any]:
-        self._check_names(feed)
         session = self._session or self._open(feed)
         wanted = [name for tap in self._taps for name in tap.outputs] + list(self._mean_outputs.values())
         names = outputs + [name for name in dict.fromkeys(wanted) if name not in feed]
@@ -153,13 +158,6 @@ class Collector:
         self._worker.give((dict(feed) | dict(zip(names, values, strict=True)), rows))
         self._seen += rows
         return list(values[: len(outputs)])
-
-    def _check_names(self, feed: Mapping[str, Array]) -> None:
-        if set(feed) != set(self._inputs):
-            raise DataError(
-                f"sample {self._seen} has the inputs {sorted(feed)}, expected {self._inputs}",
-                "name each input of the model",
-            )
 
     def _open(self, feed: Mapping[str, Array]) -> ort.InferenceSession:
         shapes = {name: value.shape for name, value in feed.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -141,12 +143,13 @@ def whole_file(path: Path, inputs: Sequence[InputSpec]) -> Part:
     return Part(named(arrays, inputs, str(path)), str(path))
 
 
-def read_labels(path: Path | str) -> Array | None:
-    """Return the array called `label` or `labels` of an .npz file, or None."""
+def read_labels(path: Path | str, inputs: Sequence[InputSpec] = ()) -> Array | None:
+    """Return the array called `label` or `labels` of an .npz file, unless an input has that name, or None."""
     if Path(path).suffix != ".npz":
         return None
     arrays = array_file(Path(path))
-    return next((np.asarray(arrays[name]) for name in _LABELS if name in arrays), None)
+    names = [name for name in _LABELS if name in arrays and name not in {spec.name for spec in inputs}]
+    return np.asarray(arrays[names[0]]) if names else None
 
 
 def protobuf_feed(folder: Path, inputs: Sequence[InputSpec]) -> Part:
@@ -159,6 +162,21 @@ def protobuf_feed(folder: Path, inputs: Sequence[InputSpec]) -> Part:
         except Exception as error:
             raise DataError(f"input {spec.name!r} cannot be read from {str(path)!r}, expected a TensorProto") from error
     return Part(feed, str(folder), divisible=False)
+
+
+def natural_order(path: Path) -> list[Any]:
+    """Sort sample_2 before sample_10."""
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"([0-9]+)", str(path))]
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file and its name, or of the protobufs in a folder."""
+    digest = hashlib.sha256(path.name.encode())
+    for file in sorted(path.glob("*.pb")) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.digest()
 
 
 def _member(path: Path, member: str) -> Callable[[ExitStack], IO[bytes]]:

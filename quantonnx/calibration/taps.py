@@ -58,7 +58,8 @@ def add_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping
     """Add outputs to `proto` for the tensors in `wanted` (name to: with a histogram), given the inputs' shapes."""
     images = _large_images(proto, wanted, shapes)
     own = {value.name for value in proto.graph.output}
-    taken = {name for node in proto.graph.node for name in node.output} | set(wanted)
+    taken = {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
+    taken |= {name for node in proto.graph.node for name in node.output}
     names = (f"tap_{i}" for i in range(10**9))
     free = (name for name in names if name not in taken)
     taps = []
@@ -75,7 +76,8 @@ def add_mean_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool]) -> dict[st
     A tensor without spatial axes is [samples, channels] and its own answer; others are pooled where they are computed.
     """
     own = {value.name for value in proto.graph.output}
-    taken = {name for node in proto.graph.node for name in node.output} | set(wanted)
+    taken = {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
+    taken |= {name for node in proto.graph.node for name in node.output}
     free = (name for i in range(10**9) if (name := f"mean_{i}") not in taken)
     answers = {}
     for tensor, spatial in wanted.items():
@@ -135,9 +137,15 @@ def _lower_bound(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto
 
 
 def _scalars(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str) -> Iterator[onnx.TensorProto]:
-    yield from (value for value in proto.graph.initializer if value.name == name and prod(value.dims) == 1)
+    yield from (
+        value for value in proto.graph.initializer if value.name == name and prod(value.dims) == 1 and _is_here(value)
+    )
     if name in producers and producers[name].op_type == "Constant":
         yield from (attribute.t for attribute in producers[name].attribute if attribute.name == "value")
+
+
+def _is_here(value: onnx.TensorProto) -> bool:
+    return value.data_location != onnx.TensorProto.EXTERNAL
 
 
 def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -146,7 +154,7 @@ def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     light.graph.name = "shapes"
     light.graph.node.extend(proto.graph.node)
     for value in proto.graph.initializer:
-        if prod(value.dims) <= _FOLDED_CONSTANT:
+        if prod(value.dims) <= _FOLDED_CONSTANT and _is_here(value):
             light.graph.initializer.append(value)
         else:
             light.graph.input.append(onnx.helper.make_tensor_value_info(value.name, value.data_type, list(value.dims)))
