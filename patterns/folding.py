@@ -19,6 +19,7 @@ FOLDABLE = Operator(
         *("ConstantOfShape", "Expand", "Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Pow", "Equal", "Where", "Tile"),
     )
 )
+BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Where"})
 LARGEST_NEW_CONSTANT = 1 << 20
 
 
@@ -29,30 +30,47 @@ class FoldConstants(Conversion):
     output = FOLDABLE(operands)
 
     def check(self) -> None:
-        """Refuses computed inputs, public results and large new constants."""
+        """Refuses computed inputs, public results, large new constants, and what cannot be computed."""
         computed = next((v for v in self.operands if v.name and not isinstance(v, gs.Constant)), None)
         if computed is not None:
             raise Mismatch(f"{computed.name!r} is not a constant")
         if any(self.result is output for output in self.model.graph.outputs) or self.result.name in self.model.captured:
             raise Mismatch(f"{self.result.name!r} is an output of the graph or read by a body, and its name must stay")
-        if self._size() > LARGEST_NEW_CONSTANT:
-            raise Mismatch(f"{self.result.name!r} would be a large new constant")
+        try:
+            self.value = self._computed()
+        except Mismatch:
+            raise
+        except Exception as error:  # whatever the reference implementation or numpy makes of operands that do not fit
+            raise Mismatch(f"{self.output.name!r} cannot be computed: {type(error).__name__}") from error
 
     def rewrite(self, graph: Rewriter) -> None:
         """Replaces the operator by its value."""
-        value = _evaluate(self.output, [self.array(v) if v.name else None for v in self.operands], self.model.opset)
-        graph.bypass(self.output, graph.constant(f"{self.result.name}_value", value))
+        graph.bypass(self.output, graph.constant(f"{self.result.name}_value", self.value))
 
-    def _size(self) -> int:
-        """The elements that the result adds over those of the inputs, as far as that can be told beforehand."""
-        if self.output.op in ("ConstantOfShape", "Expand", "Tile"):
-            shape = self.array(self.operands[-1]).astype(np.float64)
-            repeated = np.prod(self.operands[0].shape) if self.output.op == "Tile" else 1.0
-            return int(min(np.prod(shape) * repeated, 2.0**62))
-        if self.output.op == "Range":
-            start, limit, step = (float(self.array(v)) for v in self.operands)
-            return math.ceil(abs((limit - start) / step)) if step else 0
-        return 0
+    def _computed(self) -> np.ndarray[Any, Any]:
+        if self._growth() > LARGEST_NEW_CONSTANT:
+            raise Mismatch(f"{self.result.name!r} would be a large new constant")
+        return _evaluate(self.output, [self.array(v) if v.name else None for v in self.operands], self.model.opset)
+
+    def _growth(self) -> float:
+        """The elements that the result has over those of the largest input, as far as that can be told beforehand."""
+        operands = [value for value in self.operands if value.name]
+        largest = max(math.prod(value.shape) for value in operands)
+        operator = self.output.op
+        if operator in ("ConstantOfShape", "Expand", "Tile"):
+            repeats = math.prod(float(size) for size in self.array(operands[-1]).reshape(-1))
+            return repeats * (math.prod(operands[0].shape) if operator == "Tile" else 1)
+        if operator == "Range":
+            start, limit, step = (float(self.array(value)) for value in operands)
+            return float(abs((limit - start) / step)) if step else 0.0
+        if operator == "Gather":
+            rows = operands[0].shape[self.output.attrs.get("axis", 0)]
+            return float(abs((limit - start) / step)) if step else 0.0
+        return (
+            math.prod(np.broadcast_shapes(*(value.shape for value in operands))) - largest
+            if operator in BROADCAST
+            else 0
+        )
 
 
 def _evaluate(node: gs.Node, values: list[np.ndarray[Any, Any] | None], opset: int) -> np.ndarray[Any, Any]:
@@ -65,7 +83,8 @@ def _evaluate(node: gs.Node, values: list[np.ndarray[Any, Any] | None], opset: i
     graph = helper.make_graph([proto], "fold", infos, [helper.make_empty_tensor_value_info("o")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     feed = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    return np.asarray(ReferenceEvaluator(model).run(None, feed)[0])
+    results: Any = ReferenceEvaluator(model).run(None, feed)
+    return np.asarray(results[0])
 
 
 def _attribute(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from quantonnx.commands.declaring import command
+from quantonnx.commands.demo import demo
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import explain, inspect, plan, targets, transform
 from quantonnx.commands.quantizing import quantize
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turns a float ONNX model into a quantized one whose Q/DQ pairs stand where the target's compiler wants them.",
 )
-for _function in (quantize, plan, transform, calibrate, explain, inspect, compare, targets):
+for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, targets):
     app.command()(command(_function))
 
 

@@ -22,7 +22,7 @@ g (float[N,3,H,W] x) => (float[N,4] y)
 }
 """
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(6, 3, 64, 64)).astype(np.float32)
+X = RNG.normal(size=(6, 3, 80, 80)).astype(np.float32)
 
 
 def feeds(*cuts):
@@ -83,7 +83,7 @@ def test_large_images_are_thinned_and_their_histogram_is_right():
     ],
 )
 def test_only_what_is_never_negative_is_thinned(clip, thinned):
-    text = f"""g (float[N,3,64,64] x) => (float[N,16,64,64] r)
+    text = f"""g (float[N,3,80,80] x) => (float[N,16,80,80] r)
     <float[16,3,3,3] w, float zero = {{0}}, float six = {{6}}, float minus = {{-1}}>
     {{ a = Conv<pads=[1,1,1,1]>(x, w) r = {clip} }}"""
     (tap,) = taps.add_taps(parse(text), {"r": True}, {"x": X.shape})

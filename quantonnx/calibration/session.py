@@ -31,8 +31,11 @@ from quantonnx.model import Model
 Array = NDArray[Any]
 Progress = Callable[[int, int | None], None]
 
-LARGEST_IN_MEMORY = 10**9
+LARGEST_IN_MEMORY = 250_000_000
 """Bytes of weights beyond which a model reaches ONNX Runtime through a temporary file and not through memory."""
+
+LARGEST_REARRANGED = 750_000_000
+"""Bytes of weights beyond which ONNX Runtime may not keep them a second time, rearranged for speed."""
 
 _QUIET = 4
 
@@ -54,7 +57,7 @@ def open_session(
         return _load(model, threads, optimize=optimize)
     with ExitStack() as stack:
         source = _prepared(model, stack, lambda proto: None)
-        return _load(source, threads, optimize=optimize, bounded=isinstance(source, str))
+        return _load(source, threads, optimize=optimize, bounded=_weight_bytes(model) > LARGEST_REARRANGED)
 
 
 def collect(
@@ -169,7 +172,8 @@ class Collector:
 
         with ExitStack() as stack:
             source = _prepared(self._model, stack, tap)
-            self._session = _load(source, self._threads, bounded=isinstance(source, str))
+            bounded = _weight_bytes(self._model) > LARGEST_REARRANGED
+            self._session = _load(source, self._threads, bounded=bounded)
         self._taps += [Tap(name, whole=name) for name in self._statistics if name in feed]
         return self._session
 

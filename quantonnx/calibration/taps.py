@@ -2,7 +2,7 @@
 
 ONNX Runtime keeps the activations of convolutions in a blocked layout and has to reorder every one that becomes an
 output, which costs more than the statistics. Its pooling works on blocks: a global maximum is all that `minmax` needs
-of a tensor that is never negative, and a pooling of one value in nine all that a histogram needs.
+of a tensor that is never negative, and every third or fifth row and column all that a histogram needs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, TensorStatistic
 
 Array = NDArray[Any]
 
-THINNED_BY = 3
-"""Of a large image, the histogram gets every third row and column: odd, unlike the strides inside networks."""
+STRIDES = (5, 3)
+"""Of a large image, the histogram gets every fifth or third row and column: odd, unlike the strides of networks."""
 
 _FOLDED_CONSTANT = 1024
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
@@ -36,6 +36,7 @@ class Tap:
     whole: str = ""
     maximum: str = ""
     thinned: str = ""
+    stride: int = 1
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -51,7 +52,7 @@ class Tap:
         maxima = values[self.maximum].reshape(rows, -1).max(axis=1)
         stats.add_extremes(maxima * 0, maxima)
         if self.thinned:
-            stats.add_values(values[self.thinned].reshape(rows, -1), THINNED_BY**2)
+            stats.add_values(values[self.thinned].reshape(rows, -1), self.stride**2)
 
 
 def add_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]) -> list[Tap]:
@@ -64,7 +65,9 @@ def add_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping
     free = (name for name in names if name not in taken)
     taps = []
     for tensor, histogram in wanted.items():
-        tap = _pooled(proto, tensor, histogram, free) if tensor in images else Tap(tensor, whole=tensor)
+        tap = Tap(tensor, whole=tensor)
+        if tensor in images:
+            tap = _pooled(proto, tensor, images[tensor] if histogram else 0, free)
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tap.outputs if name not in own)
         taps.append(tap)
     return taps
@@ -90,30 +93,36 @@ def add_mean_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool]) -> dict[st
     return answers
 
 
-def _pooled(proto: onnx.ModelProto, tensor: str, histogram: bool, free: Iterator[str]) -> Tap:
+def _pooled(proto: onnx.ModelProto, tensor: str, stride: int, free: Iterator[str]) -> Tap:
+    """Add the pooling of a maximum and, unless the stride is 0, of a thinned copy."""
     maximum = next(free)
     proto.graph.node.append(onnx.helper.make_node("GlobalMaxPool", [tensor], [maximum], name=maximum))
-    if not histogram:
+    if not stride:
         return Tap(tensor, maximum=maximum)
     thinned = next(free)
     proto.graph.node.append(
-        onnx.helper.make_node(
-            "MaxPool", [tensor], [thinned], name=thinned, kernel_shape=[1, 1], strides=[THINNED_BY] * 2
-        )
+        onnx.helper.make_node("MaxPool", [tensor], [thinned], name=thinned, kernel_shape=[1, 1], strides=[stride] * 2)
     )
-    return Tap(tensor, maximum=maximum, thinned=thinned)
+    return Tap(tensor, maximum=maximum, thinned=thinned, stride=stride)
 
 
-def _large_images(proto: onnx.ModelProto, names: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]) -> set[str]:
-    """Return the tensors that are never negative, float32 [samples, channels, height, width], and large."""
+def _large_images(
+    proto: onnx.ModelProto, names: Mapping[str, bool], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """Return the stride for each large float32 [samples, channels, height, width] that is never negative."""
     producers = {output: node for node in proto.graph.node for output in node.output}
     candidates = {name for name in names if name in producers and _never_negative(producers, proto, name)}
     found = _float_shapes(proto, shapes) if candidates else {}
-    return {name for name in candidates if name in found and _is_large_image(found[name])}
+    strides = {name: _thinning(found[name]) for name in candidates if name in found}
+    return {name: stride for name, stride in strides.items() if stride}
 
 
-def _is_large_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and min(shape[2:]) >= 4 * THINNED_BY and prod(shape[1:]) >= 2 * COUNTED_PER_SAMPLE
+def _thinning(shape: tuple[int, ...]) -> int:
+    """Return the widest stride that leaves enough of an image, or 0."""
+    for stride in STRIDES if len(shape) == 4 else ():
+        if min(shape[2:]) >= 4 * stride and 2 * prod(shape[1:]) >= COUNTED_PER_SAMPLE * stride**2:
+            return stride
+    return 0
 
 
 def _never_negative(producers: Mapping[str, onnx.NodeProto], proto: onnx.ModelProto, name: str) -> bool:
