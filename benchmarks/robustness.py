@@ -3,7 +3,7 @@
 `transform` may change no output by more than float rounding, and may never fail. `quantize` on random data gives a
 model that ONNX Runtime runs, or a reason. Prints a table of counts and every failure; exits with 1 where there is one.
 
-    python benchmarks/robustness.py                # light, node, simple, pytorch-*
+    python benchmarks/robustness.py                # everything: two minutes
     python benchmarks/robustness.py simple light
 """
 
@@ -26,7 +26,10 @@ import quantonnx as qx
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import open_session
 
-KINDS = ("light", "simple", "pytorch-converted", "pytorch-operator", "node")
+KINDS = ("light", "simple", "pytorch-converted", "pytorch-operator", "node", "node-constant")
+"""Folders of the test data; `node-constant` are the models of `node` with all inputs but the first made constants,
+without which hardly any of them has a weight."""
+
 TARGETS = ("tensorrt", "onnxruntime")
 TOLERANCE = 1e-4
 """Of the largest magnitude of an output; what float32 arithmetic in another order gives."""
@@ -64,6 +67,9 @@ def examples(kind: str, every: int = 1) -> Iterator[Example]:
             model = onnx.load(path)
             yield Example(kind, path.stem, model, random_feed(model))
         return
+    if kind == "node-constant":
+        yield from filter(None, map(with_constants, examples("node", every)))
+        return
     with warnings.catch_warnings():  # onnx computes the expected values of casts that overflow
         warnings.simplefilter("ignore", RuntimeWarning)
         cases = load_model_tests(kind=kind)
@@ -74,6 +80,23 @@ def examples(kind: str, every: int = 1) -> Iterator[Example]:
             folder = Path(case.model_dir)
             model = onnx.load(folder / "model.onnx")
             yield Example(kind, case.name, model, feed_of(model, stored_inputs(model, folder / "test_data_set_0")))
+
+
+def with_constants(example: Example) -> Example | None:
+    """Return the same with every input but the first a constant, or None where none other is an array."""
+    others = list(example.feed.items())[1:]
+    arrays = {name: value for name, value in others if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"}
+    if not arrays:
+        return None
+    model = onnx.ModelProto()
+    model.CopyFrom(example.model)
+    kept = [item for item in model.graph.input if item.name not in arrays]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in arrays.items())
+    model.ir_version = max(model.ir_version, 4)  # until then, an initializer has to be an input too
+    feed = {name: value for name, value in example.feed.items() if name not in arrays}
+    return Example("node-constant", example.name, model, feed)
 
 
 def random_feed(model: onnx.ModelProto) -> Feed:
@@ -124,7 +147,9 @@ def difference(found: Any, expected: Any) -> str:
     finite = np.abs(expected[np.isfinite(expected)])
     bound = TOLERANCE * (1 + finite.max(initial=0))
     same = np.isclose(found, expected, rtol=0, atol=bound, equal_nan=True)
-    return "" if same.all() else f"values off by {np.nanmax(np.abs(found - expected)):.3g}, of {finite.max(initial=0):.3g}"
+    if same.all():
+        return ""
+    return f"values off by {np.nanmax(np.abs(found - expected)):.3g}, of {finite.max(initial=0):.3g}"
 
 
 def check_transform(example: Example, target: str, expected: list[Any], *, repeatable: bool) -> Finding:

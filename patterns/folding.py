@@ -55,22 +55,21 @@ class FoldConstants(Conversion):
     def _growth(self) -> float:
         """The elements that the result has over those of the largest input, as far as that can be told beforehand."""
         operands = [value for value in self.operands if value.name]
-        largest = max(math.prod(value.shape) for value in operands)
+        shapes: list[tuple[int, ...]] = [tuple(value.shape) for value in operands]
+        largest = max(math.prod(shape) for shape in shapes)
         operator = self.output.op
         if operator in ("ConstantOfShape", "Expand", "Tile"):
             repeats = math.prod(float(size) for size in self.array(operands[-1]).reshape(-1))
-            return repeats * (math.prod(operands[0].shape) if operator == "Tile" else 1)
+            return repeats * (math.prod(shapes[0]) if operator == "Tile" else 1)
         if operator == "Range":
             start, limit, step = (float(self.array(value)) for value in operands)
-            return float(abs((limit - start) / step)) if step else 0.0
+            return abs((limit - start) / step) if step else 0
         if operator == "Gather":
-            rows = operands[0].shape[self.output.attrs.get("axis", 0)]
-            return float(abs((limit - start) / step)) if step else 0.0
-        return (
-            math.prod(np.broadcast_shapes(*(value.shape for value in operands))) - largest
-            if operator in BROADCAST
-            else 0
-        )
+            rows = shapes[0][int(self.output.attrs.get("axis", 0))]
+            return math.prod(shapes[1]) * math.prod(shapes[0]) / max(rows, 1) - largest
+        if operator in BROADCAST:
+            return math.prod(np.broadcast_shapes(*shapes)) - largest
+        return 0
 
 
 def _evaluate(node: gs.Node, values: list[np.ndarray[Any, Any] | None], opset: int) -> np.ndarray[Any, Any]:

@@ -9,11 +9,14 @@ from quantonnx.pattern import INPUT, WEIGHT, Mismatch, Pattern, const, either, o
 from .convolution import activated
 
 
-def output_axis(found: Any) -> int:
-    """The output-channel axis of a linear weight: its last, or its first for a transposed Gemm."""
+def output_axis(found: Any) -> int | None:
+    """The output-channel axis of a linear weight: its last, or its first for a transposed Gemm.
+
+    None for a stack of matrices, which gets one scale: ONNX Runtime refuses a scale per channel there.
+    """
     if found.gemm is not None and found.gemm.attrs.get("transB", 0):
         return 0
-    return len(found.weight.shape) - 1
+    return 1 if len(found.weight.shape) == 2 else None
 
 
 class Linear(Pattern):

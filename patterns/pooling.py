@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantonnx.pattern import INPUT, OUTPUT, Pattern, op, tensor
+from quantonnx.pattern import INPUT, OUTPUT, Mismatch, Pattern, op, tensor
 
 
 class AveragePool(Pattern):
@@ -11,6 +11,11 @@ class AveragePool(Pattern):
     x = tensor()
     output = (op.GlobalAveragePool | op.AveragePool)(x)
     qdq_points = (INPUT(x), OUTPUT(output))
+
+    def check(self) -> None:
+        """Refuses dilated windows, which integer kernels do not know: ONNX Runtime's ignores or rejects them."""
+        if any(step != 1 for step in self.output.attrs.get("dilations", ())):
+            raise Mismatch(f"{self.output.name!r} is dilated")
 
 
 poolings = (AveragePool,)

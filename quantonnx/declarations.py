@@ -98,15 +98,20 @@ class Operator:
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:
         """Declares a node; a trailing `...` accepts any further operands, attributes are values or predicates."""
-        open_ended = bool(operands) and operands[-1] is ...
-        declared = operands[:-1] if open_ended else operands
+        ends_openly = bool(operands) and operands[-1] is ...
+        declared = operands[:-1] if ends_openly else operands
         for position, operand in enumerate(declared):
             if not isinstance(operand, DECLARATIONS):
-                name = " | ".join(self.names)
                 raise PatternError(
-                    f"operand {position} of op.{name} is {operand!r}", "expected tensor(), const() or op.…(…)"
+                    f"operand {position} of op.{' | '.join(self.names)} is {operand!r}",
+                    "expected tensor(), const() or op.…(…)",
                 )
-        return NodeDeclaration(self.names, declared, attributes, self.domain, open_ended)
+        many = [getattr(operand, "many", False) for operand in declared]
+        if any(many[:-1]):
+            raise PatternError(
+                f"op.{' | '.join(self.names)} has operands after tensors()", "tensors() takes all that are left"
+            )
+        return NodeDeclaration(self.names, declared, attributes, self.domain, ends_openly or any(many))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Explainer:
         """Explains a node. Raises ModelError for a name that the model does not have."""
         nodes = {node.name: node for node in self.original.graph.nodes}
         if name not in nodes:
-            raise ModelError(f"the model has no node {name!r}", near(name, nodes) or self._is_tensor(name))
+            raise ModelError(f"the model has no node {name!r}", self._is_tensor(name) or near(name, nodes))
         claims = tuple(step for step in self._steps if name in step.nodes)
         sites = tuple(site for site in self.quantized.sites if self._touches(site, name, nodes[name]))
         decisions = self._decisions({name, *(step.output for step in claims)})
@@ -82,7 +82,7 @@ class Explainer:
         """Explains a tensor. Raises ModelError for a name that the model does not have."""
         tensors = self.original.tensors()
         if name not in tensors:
-            raise ModelError(f"the model has no tensor {name!r}", near(name, tensors) or self._is_node(name))
+            raise ModelError(f"the model has no tensor {name!r}", self._is_node(name) or near(name, tensors))
         sites = tuple(site for site in self.quantized.sites if name in (site.tensor, site.source))
         neighbours = {node.name for node in (*tensors[name].inputs, *tensors[name].outputs)}
         claims = tuple(step for step in self._steps if step.output == name or neighbours & set(step.nodes))

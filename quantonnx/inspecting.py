@@ -19,6 +19,7 @@ from quantonnx.model import Model
 _INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 )
+_CONSTANT_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 MOVING = frozenset(
     {
         "DepthToSpace",
@@ -178,10 +179,13 @@ def constant_of(value: gs.Tensor) -> gs.Constant | None:
     """Returns the constant that a value is: an initializer, or the result of a Constant node; None for others."""
     if isinstance(value, gs.Constant):
         return value
-    if len(value.inputs) == 1 and value.inputs[0].op == "Constant":
-        held = value.inputs[0].attrs.get("value")
-        return held if isinstance(held, gs.Constant) else None
-    return None
+    if len(value.inputs) != 1 or value.inputs[0].op != "Constant":
+        return None
+    ((attribute, held),) = value.inputs[0].attrs.items()
+    if isinstance(held, gs.Constant):
+        return held
+    dtype = _CONSTANT_TYPES.get(attribute)
+    return gs.Constant(value.name, np.array(held, dtype)) if dtype is not None else None
 
 
 def _pair(model: Model, quantize: gs.Node) -> Pair:

@@ -104,9 +104,9 @@ def _match_value(
     declared: Any, value: gs.Tensor | None, binding: Binding, failure: Failure | None
 ) -> Iterator[Binding]:
     if isinstance(declared, ValueDeclaration):
-        bound = _bind(declared, value, binding, failure)
-        if bound is not None:
-            yield bound
+        values = dict(binding.values)
+        if _bind(declared, value, values, len(binding.nodes), failure):
+            yield Binding(values, binding.nodes)
     elif isinstance(declared, NodeDeclaration):
         yield from _match_node(declared, value, binding, failure)
     elif isinstance(declared, MaybeDeclaration):
@@ -118,21 +118,21 @@ def _match_value(
 
 
 def _bind(
-    declared: ValueDeclaration, value: gs.Tensor | None, binding: Binding, failure: Failure | None
-) -> Binding | None:
+    declared: ValueDeclaration, value: gs.Tensor | None, values: dict[int, Any], depth: int, failure: Failure | None
+) -> bool:
+    """Writes the value into `values`; False where the declaration refuses it or stands for another one already."""
     key = id(declared)
     if value is None or not value.name:
-        return Binding({**binding.values, key: None}, binding.nodes) if declared.optional else None
+        values[key] = None
+        return declared.optional
     if declared.constant and not isinstance(value, gs.Constant):
         if failure is not None:
-            failure.note(len(binding.nodes), lambda: f"{value.name!r} is not a constant")
-        return None
-    known = binding.values.get(key, value)
-    if known is not value:
-        if failure is not None:
-            failure.note(len(binding.nodes), lambda: f"{value.name!r} stands where {_shown(known)} should stand again")
-        return None
-    return Binding({**binding.values, key: value}, binding.nodes)
+            failure.note(depth, lambda: f"{value.name!r} is not a constant")
+        return False
+    known = values.setdefault(key, value)
+    if known is not value and failure is not None:
+        failure.note(depth, lambda: f"{value.name!r} stands where {_shown(known)} should stand again")
+    return known is value
 
 
 def _shown(value: gs.Tensor | None) -> str:
@@ -169,21 +169,44 @@ def _match_operands(
     binding: Binding,
     failure: Failure | None,
 ) -> Iterator[Binding]:
-    if position == len(declared.operands):
-        if declared.open_ended or not any(extra.name for extra in node.inputs[position:]):
+    bound = _bind_values(declared, node, order, position, binding, failure)
+    if bound is None:
+        return
+    position, binding = bound
+    operands, inputs = declared.operands, node.inputs
+    if position == len(operands):
+        if declared.open_ended or len(inputs) == position or not any(extra.name for extra in inputs[position:]):
             yield binding
         elif failure is not None:
-            failure.note(len(binding.nodes), lambda: f"{node.op} {node.name!r} has {len(node.inputs)} inputs")
-        return
-    operand = declared.operands[position]
-    if isinstance(operand, ValueDeclaration) and operand.many:
-        values = {**binding.values, id(operand): tuple(node.inputs[position:])}
-        yield Binding(values, binding.nodes)
+            failure.note(len(binding.nodes), lambda: f"{node.op} {node.name!r} has {len(inputs)} inputs")
         return
     index = order[position]
-    value = node.inputs[index] if index < len(node.inputs) else None
-    for bound in _match_value(operand, value, binding, failure):
-        yield from _match_operands(declared, node, order, position + 1, bound, failure)
+    value = inputs[index] if index < len(inputs) else None
+    for matched in _match_value(operands[position], value, binding, failure):
+        yield from _match_operands(declared, node, order, position + 1, matched, failure)
+
+
+def _bind_values(
+    declared: NodeDeclaration,
+    node: gs.Node,
+    order: tuple[int, ...],
+    position: int,
+    binding: Binding,
+    failure: Failure | None,
+) -> tuple[int, Binding] | None:
+    """Binds the operands from `position` on that are plain values, of which there is only one way; None where one refuses.
+
+    Returns where the first other operand stands.
+    """
+    operands, inputs, values = declared.operands, node.inputs, dict(binding.values)
+    while position < len(operands) and isinstance(operands[position], ValueDeclaration):
+        operand, index = operands[position], order[position]
+        if operand.many:
+            values[id(operand)] = tuple(inputs[position:])
+        elif not _bind(operand, inputs[index] if index < len(inputs) else None, values, len(binding.nodes), failure):
+            return None
+        position += 1
+    return position, Binding(values, binding.nodes)
 
 
 def _orders(declared: NodeDeclaration, node: gs.Node) -> Iterable[tuple[int, ...]]:

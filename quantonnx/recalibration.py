@@ -80,7 +80,8 @@ def recalibrate(
     model, chosen = Model.read(source), parse_method(method)
     found, left = _readable(model)
     if not found:
-        raise ModelError("no Q/DQ pair on an activation can be calibrated", _why(left))
+        reason = f"{left[0].name!r}: {left[0].reason}" if left else "use `quantonnx quantize` for a float model"
+        raise ModelError("no Q/DQ pair on an activation can be calibrated", reason)
     statistics = collect(
         float_view(model),
         list(dict.fromkeys(numbers.pair.tensor for numbers in found)),
@@ -122,10 +123,9 @@ def _take_out_constant(editor: Rewriter, constant: QuantizedConstant) -> None:
     if scale is None or node.attrs.get("block_size") or editor.is_public(node.outputs[0]):
         return
     if node.inputs[0].inputs and node.inputs[0].inputs[0].op == "QuantizeLinear":
-        editor.bypass(node, stored)
-        return
-    axis = int(node.attrs.get("axis", 1))
-    compute = partial(_dequantized, editor.model, stored, scale, zero, axis)
+        compute = partial(editor.model.array, stored)
+    else:
+        compute = partial(_dequantized, editor.model, stored, scale, zero, int(node.attrs.get("axis", 1)))
     name = f"{node.outputs[0].name}_float"
     editor.bypass(node, editor.deferred(name, stored.shape, to_onnx_dtype(scale.dtype), compute))
 
@@ -147,12 +147,6 @@ def _take_out(editor: Rewriter, node: gs.Node) -> None:
     editor.drop_inputs(node, 1)
     node.op, node.domain = "Identity", None
     node.attrs.clear()
-
-
-def _why(left: list[Decision]) -> str:
-    if not left:
-        return "use `quantonnx quantize` for a float model"
-    return f"{left[0].name!r}: {left[0].reason}"
 
 
 def _readable(model: Model) -> tuple[list[_Numbers], list[Decision]]:
@@ -263,9 +257,7 @@ class _Writer:
         """Changes int32 biases so that their scale is again the product of the two others; returns how many."""
         done: set[int] = set()
         for node in self.model.graph.nodes:
-            bias = (
-                node.inputs[2].inputs[0] if node.op in ("Conv", "ConvTranspose", "Gemm") and _has_bias(node) else None
-            )
+            bias = _int32_bias(node)
             factor = self._factors.get(id(node.inputs[0])) if bias is not None else None
             if bias is None or factor is None or id(bias) in done or not self._is_product(node, bias, factor):
                 continue
@@ -294,13 +286,14 @@ class _Writer:
             self.editor.set_input(node, 2, self.editor.constant(f"{name}_float", values))
             return
         new = (old.astype(np.float64) * factor).astype(old.dtype)
-        self.editor.set_input(bias, 0, self.editor.constant(stored.name, codes.astype(np.int32)))
-        self.editor.set_input(bias, 1, self.editor.constant(scale.name, new))
+        self.editor.set_input(bias, 0, self.editor.constant(f"{name}_codes", codes.astype(np.int32)))
+        self.editor.set_input(bias, 1, self.editor.constant(f"{name}_scale", new))
 
 
-def _has_bias(node: gs.Node) -> bool:
-    if len(node.inputs) < 3 or not node.inputs[2].inputs:
-        return False
+def _int32_bias(node: gs.Node) -> gs.Node | None:
+    """Returns the DequantizeLinear that gives an operator its int32 bias."""
+    if node.op not in ("Conv", "ConvTranspose", "Gemm") or len(node.inputs) < 3 or not node.inputs[2].inputs:
+        return None
     origin = node.inputs[2].inputs[0]
     stored = constant_of(origin.inputs[0]) if origin.op == "DequantizeLinear" else None
-    return stored is not None and np.dtype(stored.dtype) == np.int32
+    return origin if stored is not None and np.dtype(stored.dtype) == np.int32 else None

@@ -6,6 +6,7 @@ nodes greedily, and every step is found by the name of the value that it gives.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -170,32 +171,62 @@ def _step(found: Pattern) -> Step:
 
 
 def _find_fusions(model: Model, target: Target) -> list[Step]:
-    matcher, index = Matcher(model), PatternIndex(target.patterns)
-    found = [
-        (match, position)
-        for position, node in enumerate(model.graph.nodes)
-        for pattern in index.at(node)
-        if (match := matcher.match(pattern, node)) is not None
-    ]
-    order = sorted(range(len(found)), key=lambda i: (-len(found[i][0].binding.nodes), i))
+    """Finds the fusions, the longest first.
+
+    From the outputs up, a node inside a match is not tried as the end of a shorter one, unless that match loses.
+    """
+    candidates = _Candidates(model, target)
     owner: dict[int, Step] = {}
     kept: list[tuple[int, Step]] = []
-    for i in order:
-        match, position = found[i]
+    while (entry := candidates.pop()) is not None:
+        match, position = entry
         owners = [owner.get(id(node)) for node in match.nodes]
-        if all(owners):
-            continue  # a smaller match inside a longer one: nothing to decide
-        step = _step(match)
         winner = next((taken for taken in owners if taken is not None), None)
         if winner is None:
+            step = _step(match)
             owner.update((id(node), step) for node in match.nodes)
+        elif all(owners):
+            continue  # inside a longer match, or covered by several: nothing to decide
         else:
-            step.apply, step.reason = (
-                False,
-                f"overlaps {winner.pattern} at {winner.output!r}, which comes first",
-            )
+            reason = f"overlaps {winner.pattern} at {winner.output!r}, which comes first"
+            step = replace(_step(match), apply=False, reason=reason)
+            candidates.try_inside(match)
         kept.append((position, step))
     return [step for _, step in sorted(kept, key=lambda entry: entry[0])]
+
+
+class _Candidates:
+    """Matches in the order in which they are taken: more nodes first, then the order of the graph and of patterns."""
+
+    def __init__(self, model: Model, target: Target) -> None:
+        self._matcher, self._index = Matcher(model), PatternIndex(target.patterns)
+        self._positions = {id(node): position for position, node in enumerate(model.graph.nodes)}
+        self._inside: set[int] = set()
+        self._heap: list[tuple[int, int, int, Pattern]] = []
+        for node in reversed(model.graph.nodes):
+            if id(node) not in self._inside:
+                self._try(node)
+
+    def pop(self) -> tuple[Pattern, int] | None:
+        """Returns the next match and the position of its last node."""
+        if not self._heap:
+            return None
+        _, position, _, match = heapq.heappop(self._heap)
+        return match, position
+
+    def try_inside(self, match: Pattern) -> None:
+        """Tries the nodes inside a match that lost as the ends of shorter matches."""
+        for node in match.nodes:
+            if node.outputs[0] is not match.result:
+                self._try(node)
+
+    def _try(self, node: gs.Node) -> None:
+        for order, pattern in enumerate(self._index.at(node)):
+            match = self._matcher.match(pattern, node)
+            if match is not None:
+                position = self._positions[id(node)]
+                heapq.heappush(self._heap, (-len(match.binding.nodes), position, order, match))
+                self._inside.update(id(inner) for inner in match.nodes if inner is not node)
 
 
 def _fuse(model: Model, target: Target, steps: Sequence[Step]) -> None:

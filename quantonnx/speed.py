@@ -31,7 +31,7 @@ class Speed:
 
 
 def measure_speed(
-    float_source: Source, quantized_source: Source, feed: Feed, *, seconds: float = 3.0, threads: int = 1
+    float_source: Source, quantized_source: Source, feed: Feed, *, seconds: float = 2.0, threads: int = 1
 ) -> Speed:
     """Times both models on one feed in ONNX Runtime, in turns, so that both see the same state of the machine."""
     sessions = [open_session(source, threads=threads) for source in (float_source, quantized_source)]

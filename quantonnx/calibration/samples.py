@@ -266,24 +266,28 @@ def _iterable(data: Any) -> Iterable[Any]:
 
 
 def _random_samples(count: int, inputs: Sequence[InputSpec], seed: int, batch_size: int) -> Samples:
-    """Normal numbers for float inputs, 0 and 1 for the others: any embedding has these rows."""
+    """Normal numbers for float inputs, 0 and 1 for the others: any embedding has these rows; whole fixed batches."""
     if count < 1:
         raise DataError(f"the number of random samples is {count}, expected at least 1")
 
+    batches = {spec.batch or 1 for spec in inputs}
+    rows = batches.pop() if len(batches) == 1 else 1  # first axes that differ are no batch
+    feeds = -(-count // rows)
+
     def parts() -> Iterator[Part]:
         generator = np.random.default_rng(seed)
-        for index in range(count):
+        for index in range(feeds):
             feed = {spec.name: _random_array(spec, generator) for spec in inputs}
             yield Part(feed, f"random sample {index}")
 
-    return Samples(parts, inputs, length=count, batch_size=batch_size, files=f"random {count} {seed}")
+    return Samples(parts, inputs, length=feeds * rows, batch_size=batch_size, files=f"random {count} {seed}")
 
 
 def _random_array(spec: InputSpec, generator: np.random.Generator) -> Array:
     if spec.shape is None:
         raise DataError(f"input {spec.name!r} has no shape, so random data cannot be made", "give data")
     fixed = [d if isinstance(d, int) and d > 0 else RANDOM_LENGTH for d in spec.shape]
-    shape = [1, *fixed[1:]] if fixed else []
+    shape = [spec.batch or 1, *fixed[1:]] if fixed else []
     if spec.dtype.kind == "f":
         return generator.standard_normal(shape).astype(spec.dtype)
     return generator.integers(0, 2, shape).astype(spec.dtype)

@@ -20,8 +20,11 @@ from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, TensorStatistic
 
 Array = NDArray[Any]
 
-STRIDES = (5, 3)
-"""Of a large image, the histogram gets every fifth or third row and column: odd, unlike the strides of networks."""
+STRIDES = {5: 40, 3: 12}
+"""Every fifth or third row and column (odd, unlike the strides of networks) of images of at least so many.
+
+Extremes stay exact; the tails of the histogram are then those of the values that are left.
+"""
 
 _FOLDED_CONSTANT = 1024
 _NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
@@ -119,8 +122,8 @@ def _large_images(
 
 def _thinning(shape: tuple[int, ...]) -> int:
     """Return the widest stride that leaves enough of an image, or 0."""
-    for stride in STRIDES if len(shape) == 4 else ():
-        if min(shape[2:]) >= 4 * stride and 2 * prod(shape[1:]) >= COUNTED_PER_SAMPLE * stride**2:
+    for stride, least in STRIDES.items() if len(shape) == 4 else ():
+        if min(shape[2:]) >= least and 2 * prod(shape[1:]) >= COUNTED_PER_SAMPLE * stride**2:
             return stride
     return 0
 
