@@ -2,8 +2,8 @@
 
     python benchmarks/graph_scaling.py
 
-Every figure is CPU time, the best of three, measured in the same run. Wanted: planning costs at most twice the import, and ten
-times the nodes cost about ten times the time.
+Every figure is CPU time, the best of three, measured in the same run. Wanted: planning costs at most twice the import,
+and ten times the nodes cost about ten times the time.
 """
 
 from __future__ import annotations

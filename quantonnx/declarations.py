@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from quantonnx.errors import PatternError
@@ -131,3 +132,15 @@ class OperatorSet:
 
 
 op = OperatorSet()
+
+
+@lru_cache(maxsize=4096)
+def largest(declared: Any) -> frozenset[NodeDeclaration]:
+    """Returns the operators of the longest form that a declaration can take."""
+    if isinstance(declared, NodeDeclaration):
+        return frozenset({declared}).union(*(largest(operand) for operand in declared.operands))
+    if isinstance(declared, MaybeDeclaration):
+        return largest(declared.expression)
+    if isinstance(declared, EitherDeclaration):
+        return max((largest(alternative) for alternative in declared.alternatives), key=len)
+    return frozenset()

@@ -194,7 +194,7 @@ def _bind_values(
     binding: Binding,
     failure: Failure | None,
 ) -> tuple[int, Binding] | None:
-    """Binds the operands from `position` on that are plain values, of which there is only one way; None where one refuses.
+    """Binds the operands from `position` on that are plain values; None where one refuses.
 
     Returns where the first other operand stands.
     """
@@ -275,6 +275,18 @@ def _union(alternatives: Iterable[Any]) -> frozenset[str] | None:
     roots = [_roots(alternative) for alternative in alternatives]
     known = [found for found in roots if found is not None]
     return frozenset().union(*known) if len(known) == len(roots) else None
+
+
+@lru_cache(maxsize=4096)
+def most_nodes(declared: Any) -> int:
+    """Returns the largest number of nodes that a declared value can match, counting a shared one more than once."""
+    if isinstance(declared, NodeDeclaration):
+        return 1 + sum(most_nodes(operand) for operand in declared.operands)
+    if isinstance(declared, MaybeDeclaration):
+        return max(most_nodes(declared.expression), most_nodes(declared.otherwise))
+    if isinstance(declared, EitherDeclaration):
+        return max(most_nodes(alternative) for alternative in declared.alternatives)
+    return 0
 
 
 class PatternIndex:

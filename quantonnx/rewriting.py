@@ -15,9 +15,10 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError
-from quantonnx.matching import Matcher, PatternIndex
+from quantonnx.matching import Matcher, PatternIndex, most_nodes
 from quantonnx.model import Model
 from quantonnx.pattern import Pattern
 from quantonnx.plan import Plan, Step
@@ -173,7 +174,8 @@ def _step(found: Pattern) -> Step:
 def _find_fusions(model: Model, target: Target) -> list[Step]:
     """Finds the fusions, the longest first.
 
-    From the outputs up, a node inside a match is not tried as the end of a shorter one, unless that match loses.
+    From the outputs up, a node inside a match is not tried as the end of one that can only be shorter, unless the
+    match around it loses.
     """
     candidates = _Candidates(model, target)
     owner: dict[int, Step] = {}
@@ -188,7 +190,7 @@ def _find_fusions(model: Model, target: Target) -> list[Step]:
         elif all(owners):
             continue  # inside a longer match, or covered by several: nothing to decide
         else:
-            reason = f"overlaps {winner.pattern} at {winner.output!r}, which comes first"
+            reason = _overlap(winner)
             step = replace(_step(match), apply=False, reason=reason)
             candidates.try_inside(match)
         kept.append((position, step))
@@ -201,11 +203,10 @@ class _Candidates:
     def __init__(self, model: Model, target: Target) -> None:
         self._matcher, self._index = Matcher(model), PatternIndex(target.patterns)
         self._positions = {id(node): position for position, node in enumerate(model.graph.nodes)}
-        self._inside: set[int] = set()
+        self._around: dict[int, int] = {}  # the size of the longest match so far around each inner node
         self._heap: list[tuple[int, int, int, Pattern]] = []
         for node in reversed(model.graph.nodes):
-            if id(node) not in self._inside:
-                self._try(node)
+            self._try(node, longer_than=self._around.get(id(node), 0))
 
     def pop(self) -> tuple[Pattern, int] | None:
         """Returns the next match and the position of its last node."""
@@ -218,15 +219,18 @@ class _Candidates:
         """Tries the nodes inside a match that lost as the ends of shorter matches."""
         for node in match.nodes:
             if node.outputs[0] is not match.result:
-                self._try(node)
+                self._try(node, longer_than=0)
 
-    def _try(self, node: gs.Node) -> None:
+    def _try(self, node: gs.Node, *, longer_than: int) -> None:
         for order, pattern in enumerate(self._index.at(node)):
+            if longer_than and len(largest(pattern.root)) <= longer_than:
+                continue
             match = self._matcher.match(pattern, node)
-            if match is not None:
-                position = self._positions[id(node)]
-                heapq.heappush(self._heap, (-len(match.binding.nodes), position, order, match))
-                self._inside.update(id(inner) for inner in match.nodes if inner is not node)
+            if match is not None and (size := len(match.binding.nodes)) > longer_than:
+                heapq.heappush(self._heap, (-size, self._positions[id(node)], order, match))
+                for inner in match.nodes:
+                    if inner is not node:
+                        self._around[id(inner)] = max(size, self._around.get(id(inner), 0))
 
 
 def _fuse(model: Model, target: Target, steps: Sequence[Step]) -> None:

@@ -86,15 +86,29 @@ def through_same_scale(claims: Iterable[Site], target: Target, producers: dict[s
     claims = list(claims)
     claimed = {claim.tensor for claim in claims if claim.on_activation}
     for claim in claims:
-        source = claim.tensor
-        while claim.on_activation and (node := producers.get(source)) is not None and node.op in target.same_scale:
-            if node.inputs[0].name not in claimed:
-                break
-            source = node.inputs[0].name
-        if source == claim.tensor:
+        chain = _copied_from(claim.tensor, target, producers, claimed) if claim.on_activation else []
+        if not chain:
             yield claim
-        else:
-            yield replace(claim, source=source, reason=f"{claim.reason}, same scale as {source!r}")
+            continue
+        source = chain[-1].inputs[0].name
+        reason = f"{claim.reason}, same scale as {source!r}"
+        yield replace(claim, source=source, reason=reason)
+        for node in chain[:-1]:
+            between, edges = node.inputs[0].name, (Edge(node.name, 0),)
+            yield replace(claim, tensor=between, roles=(Role.INPUT,), source=source, edges=edges, reason=reason)
+
+
+def _copied_from(
+    name: str, target: Target, producers: dict[str, gs.Node], claimed: Collection[str]
+) -> list[gs.Node]:
+    """The operators that copy codes on the way back from a value to the farthest claimed one, nearest first."""
+    chain: list[gs.Node] = []
+    reach = 0
+    while (node := producers.get(name)) is not None and node.op in target.same_scale:
+        chain.append(node)
+        name = node.inputs[0].name
+        reach = len(chain) if name in claimed else reach
+    return chain[:reach]
 
 
 def shared(claims: Iterable[Site]) -> Iterator[Site]:

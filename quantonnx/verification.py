@@ -6,7 +6,9 @@ Everything is accumulated sample by sample, so that memory does not grow with th
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -85,18 +87,21 @@ def compare(
     """Runs both models on the same feeds and returns how near the second is to the first.
 
     `labels` are class numbers [N], or booleans [N, classes] of the classes that count as right. `limit` stops after so
-    many feeds. Raises DataError where there are no samples, or where the models or labels do not belong together.
+    many feeds; `threads` are those of each model, half of the processor by default, since both run at once. Raises
+    DataError where there are no samples, or where the models or labels do not belong together.
     """
+    threads = threads or max(1, (os.cpu_count() or 1) // 2)
     sessions = [open_session(source, threads=threads) for source in (float_source, quantized_source)]
     pairs = _pairs_of_outputs(*sessions)
     tally = _Tally([name for name, _ in pairs], labels)
     total = _length(samples)
-    for feed in islice(samples, limit):
-        exact = _run(sessions[0], [name for name, _ in pairs], feed, tally.samples)
-        rough = _run(sessions[1], [name for _, name in pairs], feed, tally.samples)
-        tally.add(exact, rough, _batch(feed))
-        if progress is not None:
-            progress(tally.samples, total)
+    with ThreadPoolExecutor(1) as beside:
+        for feed in islice(samples, limit):
+            waiting = beside.submit(_run, sessions[0], [name for name, _ in pairs], feed, tally.samples)
+            rough = _run(sessions[1], [name for _, name in pairs], feed, tally.samples)
+            tally.add(waiting.result(), rough, _batch(feed))
+            if progress is not None:
+                progress(tally.samples, total)
     return tally.result()
 
 

@@ -9,27 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
 from quantonnx.calibration.ranges import RangeMethod, choose_range, parse_method
 from quantonnx.calibration.session import collect
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.editing import Rewriter
 from quantonnx.errors import ModelError
-from quantonnx.formats import Parameters, TensorFormat
-from quantonnx.inspecting import MOVING, Pair, QuantizedConstant, constant_of, find_pairs, zero_point
+from quantonnx.formats import Parameters
+from quantonnx.inspecting import MOVING, constant_of
 from quantonnx.model import Model
 from quantonnx.placement import Decision
-from quantonnx.weights import to_numpy_dtype, to_onnx_dtype
+from quantonnx.recalibration.numbers import Numbers, readable
+from quantonnx.recalibration.view import FloatView, float_view
 
 if TYPE_CHECKING:
     from quantonnx.calibration.samples import Feed
+
+__all__ = ["FloatView", "Recalibrated", "float_view", "recalibrate"]
 
 Array = np.ndarray[Any, Any]
 
@@ -48,21 +49,6 @@ class Recalibrated:
     left: tuple[Decision, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Numbers:
-    """Scale, zero point and format of one activation pair as the file has them."""
-
-    pair: Pair
-    scale: Array
-    zero_point: Array
-    format: TensorFormat
-
-    @property
-    def key(self) -> tuple[bytes, bytes, str]:
-        """What is equal where two pairs have the same numbers."""
-        return self.scale.tobytes(), self.zero_point.tobytes(), self.format.storage.name
-
-
 def recalibrate(
     source: str | Path | bytes | Model,
     samples: Iterable[Feed],
@@ -78,18 +64,20 @@ def recalibrate(
     and CalibrationError or DataError as `calibrate` does.
     """
     model, chosen = Model.read(source), parse_method(method)
-    found, left = _readable(model)
+    found, left = readable(model)
     if not found:
         reason = f"{left[0].name!r}: {left[0].reason}" if left else "use `quantonnx quantize` for a float model"
         raise ModelError("no Q/DQ pair on an activation can be calibrated", reason)
-    statistics = collect(
-        float_view(model),
-        list(dict.fromkeys(numbers.pair.tensor for numbers in found)),
+    view = float_view(model)
+    seen = collect(
+        view.model,
+        list(dict.fromkeys(view.watched.values())),
         samples,
         histogram=chosen.needs_histogram,
         threads=threads,
         progress=progress,
     )
+    statistics = {tensor: seen[value] for tensor, value in view.watched.items()}
     writer = _Writer(model)
     for group in _groups(found):
         writer.change(group, _parameters(group, statistics, chosen))
@@ -98,112 +86,7 @@ def recalibrate(
     return Recalibrated(model, len(found), biases, tuple(left))
 
 
-def float_view(source: Model) -> Model:
-    """Returns a copy without the closed pairs on activations, and with stored codes as the float values they mean."""
-    model = source.copy()
-    editor, pairs = Rewriter(model), find_pairs(model)
-    for constant in pairs.constants:
-        _take_out_constant(editor, constant)
-    for pair in pairs.activations:
-        if pair.open:
-            continue
-        for node in pair.moving:
-            for output in node.outputs:
-                output.dtype = pair.quantize.inputs[0].dtype
-        for node in (pair.quantize, *pair.dequantize):
-            _take_out(editor, node)
-    model.sort()
-    return model
-
-
-def _take_out_constant(editor: Rewriter, constant: QuantizedConstant) -> None:
-    """ONNX Runtime cannot watch some values of a graph whose weights come from a DequantizeLinear."""
-    node, stored = constant.node, constant.stored
-    scale, zero = constant_of(node.inputs[1]), zero_point(editor.model, node)
-    if scale is None or node.attrs.get("block_size") or editor.is_public(node.outputs[0]):
-        return
-    if node.inputs[0].inputs and node.inputs[0].inputs[0].op == "QuantizeLinear":
-        compute = partial(editor.model.array, stored)
-    else:
-        compute = partial(_dequantized, editor.model, stored, scale, zero, int(node.attrs.get("axis", 1)))
-    name = f"{node.outputs[0].name}_float"
-    editor.bypass(node, editor.deferred(name, stored.shape, to_onnx_dtype(scale.dtype), compute))
-
-
-def _dequantized(model: Model, stored: gs.Constant, scale: gs.Constant, zero: Array | None, axis: int) -> Array:
-    codes, factors = model.array(stored).astype(np.float32), model.array(scale)
-    shape = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)] if factors.size > 1 else ()
-    offset = np.float32(0) if zero is None else zero.astype(np.float32).reshape(shape)
-    return ((codes - offset) * factors.astype(np.float32).reshape(shape)).astype(factors.dtype)
-
-
-def _take_out(editor: Rewriter, node: gs.Node) -> None:
-    """Lets readers see what the node reads; one that gives a public value becomes an Identity, so that no name goes."""
-    if not node.inputs:
-        return  # another pair ends in the same node
-    if not editor.is_public(node.outputs[0]):
-        editor.bypass(node, node.inputs[0])
-        return
-    editor.drop_inputs(node, 1)
-    node.op, node.domain = "Identity", None
-    node.attrs.clear()
-
-
-def _readable(model: Model) -> tuple[list[_Numbers], list[Decision]]:
-    found: list[_Numbers] = []
-    left: list[Decision] = []
-    for pair in find_pairs(model).activations:
-        numbers = _read(model, pair)
-        if isinstance(numbers, str):
-            left.append(Decision(pair.tensor, numbers))
-        else:
-            found.append(numbers)
-    return found, left
-
-
-def _read(model: Model, pair: Pair) -> _Numbers | str:
-    """Returns the numbers of a pair, or why they cannot be replaced."""
-    if pair.open:
-        return pair.open
-    dtype = _code_type(model, pair.quantize)
-    read = [_scale_and_zero_point(model, node, dtype) for node in (pair.quantize, *pair.dequantize)]
-    if any(numbers is None for numbers in read):
-        return "its scale is computed in the graph"
-    (scale, zero), *others = (numbers for numbers in read if numbers is not None)
-    if scale.size != 1:
-        return "it has a scale for each channel"
-    if any(not np.array_equal(scale, s) or not np.array_equal(zero, z) for s, z in others):
-        return "its two sides have different numbers"
-    if zero.dtype.name not in ("int8", "uint8", "int16", "uint16"):
-        return f"its codes are {zero.dtype}"
-    return _Numbers(pair, scale, zero, _format(zero))
-
-
-def _format(zero_point: Array) -> TensorFormat:
-    signed = zero_point.dtype.kind == "i"
-    bits = 8 * zero_point.dtype.itemsize
-    middle = 0 if signed else 1 << (bits - 1)
-    return TensorFormat(n_bits=bits, signed=signed, symmetric=int(zero_point.reshape(-1)[0]) == middle)
-
-
-def _code_type(model: Model, quantize: gs.Node) -> Any:
-    """The type of the codes: that of the zero point, else the attribute's, else uint8."""
-    found = zero_point(model, quantize)
-    return found.dtype if found is not None else to_numpy_dtype(quantize.attrs.get("output_dtype") or TensorProto.UINT8)
-
-
-def _scale_and_zero_point(model: Model, node: gs.Node, dtype: Any) -> tuple[Array, Array] | None:
-    scale = constant_of(node.inputs[1])
-    if scale is None:
-        return None
-    values = model.array(scale)
-    if len(node.inputs) < 3 or not node.inputs[2].name:
-        return values, np.zeros(values.shape, dtype)
-    stored = constant_of(node.inputs[2])
-    return None if stored is None else (values, model.array(stored))
-
-
-def _groups(found: list[_Numbers]) -> list[list[_Numbers]]:
+def _groups(found: list[Numbers]) -> list[list[Numbers]]:
     """Joins pairs that have equal numbers on both sides of operators that keep the range."""
     by_end = {id(node.outputs[0]): numbers for numbers in found for node in numbers.pair.dequantize}
     group_of = {id(numbers): [numbers] for numbers in found}
@@ -216,7 +99,7 @@ def _groups(found: list[_Numbers]) -> list[list[_Numbers]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def _pairs_before(value: gs.Tensor, by_end: dict[int, _Numbers]) -> Iterator[_Numbers]:
+def _pairs_before(value: gs.Tensor, by_end: dict[int, Numbers]) -> Iterator[Numbers]:
     producer = value.inputs[0] if value.inputs else None
     if producer is None or producer.op not in _KEEPS_RANGE:
         return
@@ -225,7 +108,7 @@ def _pairs_before(value: gs.Tensor, by_end: dict[int, _Numbers]) -> Iterator[_Nu
             yield by_end[id(read)]
 
 
-def _parameters(group: list[_Numbers], statistics: dict[str, TensorStatistics], method: RangeMethod) -> Parameters:
+def _parameters(group: list[Numbers], statistics: dict[str, TensorStatistics], method: RangeMethod) -> Parameters:
     fmt = group[0].format
     ranges = [choose_range(statistics[numbers.pair.tensor], method, fmt) for numbers in group]
     return fmt.parameters(min(low for low, _ in ranges), max(high for _, high in ranges))
@@ -239,7 +122,7 @@ class _Writer:
         self.editor = Rewriter(model)
         self._factors: dict[int, float] = {}
 
-    def change(self, group: list[_Numbers], parameters: Parameters) -> None:
+    def change(self, group: list[Numbers], parameters: Parameters) -> None:
         """Gives all pairs of a group the same numbers."""
         for numbers in group:
             pair = numbers.pair
