@@ -5,7 +5,7 @@ They only describe; `matching.py` gives them their meaning. Two uses of one decl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -144,3 +144,33 @@ def largest(declared: Any) -> frozenset[NodeDeclaration]:
     if isinstance(declared, EitherDeclaration):
         return max((largest(alternative) for alternative in declared.alternatives), key=len)
     return frozenset()
+
+
+@lru_cache(maxsize=4096)
+def roots(declared: Any) -> frozenset[str] | None:
+    """Returns the operators that can give a declared value; None where any value will do."""
+    if isinstance(declared, NodeDeclaration):
+        return frozenset(declared.ops)
+    if isinstance(declared, MaybeDeclaration):
+        return _union((declared.expression, declared.otherwise))
+    if isinstance(declared, EitherDeclaration):
+        return _union(declared.alternatives)
+    return None
+
+
+def _union(alternatives: Iterable[Any]) -> frozenset[str] | None:
+    each = [roots(alternative) for alternative in alternatives]
+    known = [found for found in each if found is not None]
+    return frozenset().union(*known) if len(known) == len(each) else None
+
+
+@lru_cache(maxsize=4096)
+def most_nodes(declared: Any) -> int:
+    """Returns the largest number of nodes that a declared value can match, counting a shared one more than once."""
+    if isinstance(declared, NodeDeclaration):
+        return 1 + sum(most_nodes(operand) for operand in declared.operands)
+    if isinstance(declared, MaybeDeclaration):
+        return max(most_nodes(declared.expression), most_nodes(declared.otherwise))
+    if isinstance(declared, EitherDeclaration):
+        return max(most_nodes(alternative) for alternative in declared.alternatives)
+    return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
 
+from quantonnx.declarations import roots
 from quantonnx.pattern import (
     Binding,
     EitherDeclaration,
@@ -251,42 +252,12 @@ def _plausible(declared: NodeDeclaration, node: gs.Node, order: tuple[int, ...])
 
 @lru_cache(maxsize=4096)
 def _operand_operators(declared: NodeDeclaration) -> tuple[frozenset[str] | None, ...]:
-    return tuple(_roots(operand) for operand in declared.operands)
+    return tuple(roots(operand) for operand in declared.operands)
 
 
 def root_operators(pattern: type[Pattern]) -> frozenset[str]:
     """Returns the operators that the last node of a match can be."""
-    return _roots(pattern.root) or frozenset()
-
-
-@lru_cache(maxsize=4096)
-def _roots(declared: Any) -> frozenset[str] | None:
-    """The operators that can give a declared value; None where any value will do."""
-    if isinstance(declared, NodeDeclaration):
-        return frozenset(declared.ops)
-    if isinstance(declared, MaybeDeclaration):
-        return _union((declared.expression, declared.otherwise))
-    if isinstance(declared, EitherDeclaration):
-        return _union(declared.alternatives)
-    return None
-
-
-def _union(alternatives: Iterable[Any]) -> frozenset[str] | None:
-    roots = [_roots(alternative) for alternative in alternatives]
-    known = [found for found in roots if found is not None]
-    return frozenset().union(*known) if len(known) == len(roots) else None
-
-
-@lru_cache(maxsize=4096)
-def most_nodes(declared: Any) -> int:
-    """Returns the largest number of nodes that a declared value can match, counting a shared one more than once."""
-    if isinstance(declared, NodeDeclaration):
-        return 1 + sum(most_nodes(operand) for operand in declared.operands)
-    if isinstance(declared, MaybeDeclaration):
-        return max(most_nodes(declared.expression), most_nodes(declared.otherwise))
-    if isinstance(declared, EitherDeclaration):
-        return max(most_nodes(alternative) for alternative in declared.alternatives)
-    return 0
+    return roots(pattern.root) or frozenset()
 
 
 class PatternIndex:

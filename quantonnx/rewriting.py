@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError
-from quantonnx.matching import Matcher, PatternIndex, most_nodes
+from quantonnx.matching import Matcher, PatternIndex
 from quantonnx.model import Model
 from quantonnx.pattern import Pattern
 from quantonnx.plan import Plan, Step

@@ -168,7 +168,7 @@ class Collector:
 
         def tap(proto: onnx.ModelProto) -> None:
             self._taps = add_taps(proto, inner, shapes)
-            self._mean_outputs = add_mean_taps(proto, self._means_wanted)
+            self._mean_outputs = add_mean_taps(proto, self._means_wanted, shapes, self._taps)
 
         with ExitStack() as stack:
             source = _prepared(self._model, stack, tap)

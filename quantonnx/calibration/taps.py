@@ -76,21 +76,30 @@ def add_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping
     return taps
 
 
-def add_mean_taps(proto: onnx.ModelProto, wanted: Mapping[str, bool]) -> dict[str, str]:
+def add_mean_taps(
+    proto: onnx.ModelProto, wanted: Mapping[str, bool], shapes: Mapping[str, Sequence[int]], taps: Sequence[Tap] = ()
+) -> dict[str, str]:
     """Add outputs that tell the channel means of the tensors in `wanted` (name to: has spatial axes), and name them.
 
-    A tensor without spatial axes is [samples, channels] and its own answer; others are pooled where they are computed.
+    A tensor without spatial axes is [samples, channels] and its own answer; others are pooled where they are computed,
+    images after thinning, for which `taps` may have been made already.
     """
     own = {value.name for value in proto.graph.output}
     taken = {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
     taken |= {name for node in proto.graph.node for name in node.output}
     free = (name for i in range(10**9) if (name := f"mean_{i}") not in taken)
+    thinned = {tap.tensor: tap.thinned for tap in taps if tap.thinned}
+    known = _float_shapes(proto, shapes) if any(wanted.values()) else {}
     answers = {}
     for tensor, spatial in wanted.items():
         answers[tensor] = next(free) if spatial else tensor
         if spatial:
-            node = onnx.helper.make_node("GlobalAveragePool", [tensor], [answers[tensor]], name=answers[tensor])
-            proto.graph.node.append(node)
+            stride = 0 if tensor in thinned else _thinning(known.get(tensor, ()), counted=0)
+            if stride:
+                thinned[tensor] = next(free)
+                proto.graph.node.append(_thinned(tensor, thinned[tensor], stride))
+            source, mean = thinned.get(tensor, tensor), answers[tensor]
+            proto.graph.node.append(onnx.helper.make_node("GlobalAveragePool", [source], [mean], name=mean))
         if answers[tensor] not in own:
             proto.graph.output.append(onnx.ValueInfoProto(name=answers[tensor]))
     return answers
@@ -103,10 +112,13 @@ def _pooled(proto: onnx.ModelProto, tensor: str, stride: int, free: Iterator[str
     if not stride:
         return Tap(tensor, maximum=maximum)
     thinned = next(free)
-    proto.graph.node.append(
-        onnx.helper.make_node("MaxPool", [tensor], [thinned], name=thinned, kernel_shape=[1, 1], strides=[stride] * 2)
-    )
+    proto.graph.node.append(_thinned(tensor, thinned, stride))
     return Tap(tensor, maximum=maximum, thinned=thinned, stride=stride)
+
+
+def _thinned(tensor: str, result: str, stride: int) -> onnx.NodeProto:
+    strides = [stride] * 2
+    return onnx.helper.make_node("MaxPool", [tensor], [result], name=result, kernel_shape=[1, 1], strides=strides)
 
 
 def _large_images(
@@ -120,10 +132,10 @@ def _large_images(
     return {name: stride for name, stride in strides.items() if stride}
 
 
-def _thinning(shape: tuple[int, ...]) -> int:
-    """Return the widest stride that leaves enough of an image, or 0."""
+def _thinning(shape: tuple[int, ...], counted: int = COUNTED_PER_SAMPLE) -> int:
+    """Return the widest stride that leaves enough of an image to count, or 0."""
     for stride, least in STRIDES.items() if len(shape) == 4 else ():
-        if min(shape[2:]) >= least and 2 * prod(shape[1:]) >= COUNTED_PER_SAMPLE * stride**2:
+        if min(shape[2:]) >= least and 2 * prod(shape[1:]) >= counted * stride**2:
             return stride
     return 0
 

@@ -12,6 +12,7 @@ from quantonnx.commands.options import (
     ModelArgument,
     NumberOptions,
     OutOptions,
+    PlanOption,
     TargetOptions,
     check_out,
 )
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from quantonnx.inspecting import Inspection, Value
     from quantonnx.plan import Plan
     from quantonnx.target import Target
-
-PlanOption = Annotated[
-    Path | None,
-    typer.Option("--plan", metavar="PLAN.yaml", help="Do what an edited plan says.", rich_help_panel="Target"),
-]
 
 
 def plan(

@@ -22,6 +22,11 @@ _TARGET, _SAMPLES, _IMAGES, _NUMBERS = "Target", "Samples", "Folders of images",
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; external data beside it is found.")]
 
+PlanOption = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="PLAN.yaml", help="Do what an edited plan says.", rich_help_panel=_TARGET),
+]
+
 
 @dataclass(frozen=True)
 class OutOptions:

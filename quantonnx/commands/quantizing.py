@@ -11,6 +11,7 @@ from quantonnx.commands.options import (
     ModelArgument,
     NumberOptions,
     OutOptions,
+    PlanOption,
     SampleOptions,
     TargetOptions,
 )
@@ -36,10 +37,7 @@ def quantize(
     compiler: TargetOptions,
     source: SampleOptions,
     numbers: NumberOptions,
-    plan: Annotated[
-        Path | None,
-        typer.Option("--plan", metavar="PLAN.yaml", help="Do what an edited plan says.", rich_help_panel="Target"),
-    ] = None,
+    plan: PlanOption = None,
     eval_data: Annotated[
         Path | None,
         typer.Option(
@@ -150,6 +148,8 @@ class _Job:
         samples = self.source.open(model)
         if self.source.random_data:
             self.run.note("calibrating on random data: ranges and accuracy mean nothing, give --data for real use")
+        if eval_data and self.source.data and eval_data.resolve() == self.source.data.resolve():
+            self.run.note("comparing on the data that calibrated: figures will look better than they are")
         return samples, self.source.open(model, eval_data) if eval_data else None
 
     def calibrate(self, placed: QuantizedModel, samples: Samples) -> QuantizedModel:
@@ -269,7 +269,7 @@ def _show(
     for part in filter(None, shown):
         run.show(part, "")
     if comparison is None:
-        run.show("accuracy was not measured: give --eval-data with samples that were not used to calibrate")
+        run.show_text("accuracy was not measured: give --eval-data with samples that were not used to calibrate\n")
 
 
 def _judge(comparison: Comparison | None, max_drop: float | None) -> int:
