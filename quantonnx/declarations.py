@@ -162,15 +162,3 @@ def _union(alternatives: Iterable[Any]) -> frozenset[str] | None:
     each = [roots(alternative) for alternative in alternatives]
     known = [found for found in each if found is not None]
     return frozenset().union(*known) if len(known) == len(each) else None
-
-
-@lru_cache(maxsize=4096)
-def most_nodes(declared: Any) -> int:
-    """Returns the largest number of nodes that a declared value can match, counting a shared one more than once."""
-    if isinstance(declared, NodeDeclaration):
-        return 1 + sum(most_nodes(operand) for operand in declared.operands)
-    if isinstance(declared, MaybeDeclaration):
-        return max(most_nodes(declared.expression), most_nodes(declared.otherwise))
-    if isinstance(declared, EitherDeclaration):
-        return max(most_nodes(alternative) for alternative in declared.alternatives)
-    return 0

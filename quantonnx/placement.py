@@ -92,7 +92,7 @@ def _inside_region(
     quantized: set[str] = set()
     passing = target.same_scale | target.transparent
     for step, match in found:
-        if step.pattern in target.glue:
+        if step.pattern in target.glue or target.memory_bound(match):
             inputs = [
                 v for point in match.qdq_points if point.role is Role.INPUT for v in match.values(point.declaration)
             ]

@@ -38,7 +38,8 @@ class BiasKind(Enum):
 @dataclass(frozen=True)
 class Target:
     """One compiler. `patterns` are tried longest match first; `glue` are those that are quantized only where every
-    input already comes from a quantized operator, because on their own they would cost more than they gain.
+    input already comes from a quantized operator, because on their own they would cost more than they gain; so are
+    the matches that `memory_bound` names.
 
     `method` chooses ranges where the user does not.
 
@@ -55,11 +56,10 @@ class Target:
     bias: BiasKind
     method: str = "minmax"
     glue: frozenset[str] = frozenset()
+    memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)
     rules: tuple[Rule, ...] = ()
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
-    weight_opset: int = 13
-    max_opset: int | None = None
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

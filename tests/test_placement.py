@@ -336,3 +336,13 @@ def test_a_pattern_that_does_not_survive_its_rewrite_is_told() -> None:
     fused = transform(proto, patterns=(Fragile,))
     quantized = insert_qdq(fused.model, fused.matches)
     assert "no longer holds" in reasons(quantized)["y"]
+
+
+def test_a_depthwise_convolution_is_quantized_only_between_integer_operators() -> None:
+    depthwise = "d = Conv<group=8>(v, wd)"
+    weights = "<float[8,8,1,1] w, float[8,1,1,1] wd, float[8,8,1,1] w2>"
+    ends = "agraph (float[1,8,6,6] x) => (float[1,8,6,6] y)"
+    alone = placed(f"{ends} {weights} {{ v = Softplus(x) {depthwise} y = Conv(d, w2) }}", "onnxruntime")
+    between = placed(f"{ends} {weights} {{ v = Conv(x, w) {depthwise} y = Conv(d, w2) }}", "onnxruntime")
+    assert [site.tensor for site in alone.weight_sites] == ["w2"]
+    assert [site.tensor for site in between.weight_sites] == ["w", "wd", "w2"]
