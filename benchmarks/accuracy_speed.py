@@ -98,7 +98,7 @@ def main() -> None:
     calibration = np.load(arguments.calibration)[name]
     evaluation = np.load(arguments.evaluation)
     samples = evaluation[name]
-    labels = evaluation["labels"] if "labels" in evaluation else None
+    labels = evaluation.get("labels")
     folder = Path(tempfile.mkdtemp())
     makers: dict[str, Callable[[Path], None]] = {}
     known = {
@@ -128,9 +128,8 @@ def main() -> None:
         signal = float(np.sum(reference**2, dtype=np.float64))
         sqnr = 10 * np.log10(signal / noise) if noise else float("inf")
         agree = float(np.mean(found.argmax(1) == reference.argmax(1)))
-        print(
-            f"{row:28} {sqnr:8.2f} {agree:6.3f} {accuracy(found, labels):6.3f} {times[row] / times['float']:6.2f} {seconds[row]:8.1f}"
-        )
+        figures = f"{sqnr:8.2f} {agree:6.3f} {accuracy(found, labels):6.3f} {times[row] / times['float']:6.2f}"
+        print(f"{row:28} {figures} {seconds[row]:8.1f}")
 
 
 if __name__ == "__main__":

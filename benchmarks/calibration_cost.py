@@ -44,7 +44,9 @@ def generated(specs: tuple[InputSpec, ...], count: int) -> Iterator[Feed]:
     generator = np.random.default_rng(0)
     for _ in range(count):
         yield {
-            spec.name: generator.standard_normal([d if isinstance(d, int) else 1 for d in spec.shape]).astype(spec.dtype)
+            spec.name: generator.standard_normal([d if isinstance(d, int) else 1 for d in spec.shape]).astype(
+                spec.dtype
+            )
             for spec in specs
         }
 
@@ -117,7 +119,9 @@ def show_time(options: argparse.Namespace) -> bool:
             for method, row in rows.items():
                 bar = bars[parse_method(method).needs_histogram]
                 met &= row["ratio"] <= bar
-                print(f"{target:12} {method:15} {core:7} {row['ratio']:6.2f} {bar:5.2f} {row['ranges']:9.2f}", flush=True)
+                print(
+                    f"{target:12} {method:15} {core:7} {row['ratio']:6.2f} {bar:5.2f} {row['ranges']:9.2f}", flush=True
+                )
     return met
 
 
@@ -160,8 +164,10 @@ def main() -> int:
     if options.child:
         run_child(options)
         return 0
-    print(f"{options.model.name}, {options.samples} samples, {options.threads} inference thread(s), "
-          f"onnxruntime {ort.__version__}, numpy {np.__version__}")
+    print(
+        f"{options.model.name}, {options.samples} samples, {options.threads} inference thread(s), "
+        f"onnxruntime {ort.__version__}, numpy {np.__version__}"
+    )
     met = show_time(options)
     if not options.no_memory:
         show_memory(options)

@@ -105,9 +105,7 @@ ITEMS: dict[str, Item] = {
     "mobilenet_v2": trained(MOBILENET, "mobilenet_v2.onnx", keep_batchnorm=True),
     "mobilenet_v2_folded": trained(MOBILENET, "mobilenet_v2_folded.onnx", keep_batchnorm=False),
     "efficientnet_lite0": trained(EFFICIENTNET, "efficientnet_lite0.onnx", keep_batchnorm=True),
-    "efficientnet_lite0_folded": trained(
-        EFFICIENTNET, "efficientnet_lite0_folded.onnx", keep_batchnorm=False
-    ),
+    "efficientnet_lite0_folded": trained(EFFICIENTNET, "efficientnet_lite0_folded.onnx", keep_batchnorm=False),
     "resnet50": random_resnet50("resnet50.onnx", keep_batchnorm=True),
     "resnet50_folded": random_resnet50("resnet50_folded.onnx", keep_batchnorm=False),
     "photos": Item("photos_efficientnet_eval.npz", build_photos),

@@ -63,6 +63,13 @@ class ConvBN(Pattern):
 
     qdq_points: ClassVar[tuple[Point, ...]] = (INPUT(x), WEIGHT(weight, axis=output_axis))
 
+    def check(self) -> None:
+        """Refuses parameters that do not fit the convolution, as no runtime would run them."""
+        expected = self._outputs()
+        for value in (self.bias, self.gamma, self.beta, self.mean, self.variance):
+            if value is not None and tuple(value.shape) != (expected,):
+                raise Mismatch(f"{value.name!r} has shape {list(value.shape)}, expected [{expected}]")
+
     def rewrite(self, graph: Rewriter) -> None:
         """Folds the batch normalization into weight and bias, computed in float64."""
         if self.bn is None:
@@ -72,6 +79,10 @@ class ConvBN(Pattern):
         graph.set_input(self.conv, 1, graph.constant(f"{value}_weight", weight))
         graph.set_input(self.conv, 2, graph.constant(f"{value}_bias", bias))
         graph.take_output(self.conv, self.bn)
+
+    def _outputs(self) -> int:
+        groups = self.conv.attrs.get("group", 1)
+        return int(self.weight.shape[0] if self.conv.op == "Conv" else self.weight.shape[1] * groups)
 
     def _folded(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         gamma, beta, mean, variance = (
@@ -114,6 +125,7 @@ class _WithResidual(ConvBN):
 
     def check(self) -> None:
         """Refuses a constant operand: that is a bias, not a residual branch."""
+        super().check()
         if isinstance(self.residual, gs.Constant):
             raise Mismatch(f"{self.residual.name!r} is a constant, not a residual branch")
 

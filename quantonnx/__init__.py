@@ -1,47 +1,50 @@
 """Quantizes float ONNX models: Q/DQ pairs stand exactly where the target's compiler wants them.
 
-    import quantonnx as qx
+import quantonnx as qx
 
-    qx.quantize("resnet50.onnx", samples, target="onnxruntime").save("resnet50.int8.onnx")
+qx.quantize("resnet50.onnx", samples, target="onnxruntime").save("resnet50.int8.onnx")
 """
 
-from quantonnx.calibration.ranges import Method as CalibrationMethod
-from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
-from quantonnx.errors import (
-    CalibrationError,
-    ConfigError,
-    DataError,
-    ModelError,
-    OutputError,
-    PatternError,
-    PlanError,
-    QuantonnxError,
-    TargetError,
-)
-from quantonnx.formats import TensorFormat
-from quantonnx.model import Model
-from quantonnx.pattern import (
-    BIAS,
-    INPUT,
-    OUTPUT,
-    RESIDUAL_INPUT,
-    WEIGHT,
-    Conversion,
-    Mismatch,
-    Pattern,
-    const,
-    either,
-    maybe,
-    op,
-    tensor,
-    tensors,
-)
-from quantonnx.pipeline import quantize
-from quantonnx.plan import Plan
-from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
-from quantonnx.rewriting import make_plan, transform
-from quantonnx.target import BiasKind, Target, get_target, known_targets
-from quantonnx.verification import compare
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantonnx.calibration.ranges import Method as CalibrationMethod
+    from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
+    from quantonnx.errors import (
+        CalibrationError,
+        ConfigError,
+        DataError,
+        ModelError,
+        OutputError,
+        PatternError,
+        PlanError,
+        QuantonnxError,
+        TargetError,
+    )
+    from quantonnx.formats import TensorFormat
+    from quantonnx.model import Model
+    from quantonnx.pattern import (
+        BIAS,
+        INPUT,
+        OUTPUT,
+        RESIDUAL_INPUT,
+        WEIGHT,
+        Conversion,
+        Mismatch,
+        Pattern,
+        const,
+        either,
+        maybe,
+        op,
+        tensor,
+        tensors,
+    )
+    from quantonnx.pipeline import quantize
+    from quantonnx.plan import Plan
+    from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
+    from quantonnx.rewriting import make_plan, transform
+    from quantonnx.target import BiasKind, Target, get_target, known_targets
+    from quantonnx.verification import compare
 
 __all__ = [
     "BIAS",
@@ -86,3 +89,74 @@ __all__ = [
     "tensors",
     "transform",
 ]
+
+_HOMES = {
+    "quantonnx.calibration.ranges": ("CalibrationMethod",),
+    "quantonnx.config": (
+        "OpsToSkip",
+        "QuantConfig",
+        "TensorQuantConfig",
+    ),
+    "quantonnx.errors": (
+        "CalibrationError",
+        "ConfigError",
+        "DataError",
+        "ModelError",
+        "OutputError",
+        "PatternError",
+        "PlanError",
+        "QuantonnxError",
+        "TargetError",
+    ),
+    "quantonnx.formats": ("TensorFormat",),
+    "quantonnx.model": ("Model",),
+    "quantonnx.pattern": (
+        "BIAS",
+        "INPUT",
+        "OUTPUT",
+        "RESIDUAL_INPUT",
+        "WEIGHT",
+        "Conversion",
+        "Mismatch",
+        "Pattern",
+        "const",
+        "either",
+        "maybe",
+        "op",
+        "tensor",
+        "tensors",
+    ),
+    "quantonnx.pipeline": ("quantize",),
+    "quantonnx.plan": ("Plan",),
+    "quantonnx.quantized": (
+        "QuantizedModel",
+        "calibrate",
+        "insert_qdq",
+    ),
+    "quantonnx.rewriting": (
+        "make_plan",
+        "transform",
+    ),
+    "quantonnx.target": (
+        "BiasKind",
+        "Target",
+        "get_target",
+        "known_targets",
+    ),
+    "quantonnx.verification": ("compare",),
+}
+_RENAMED = {"CalibrationMethod": "Method"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is asked for, so that the command line starts fast."""
+    from importlib import import_module
+
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), _RENAMED.get(name, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

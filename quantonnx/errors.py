@@ -1,14 +1,14 @@
 """Every exception that quantonnx raises on purpose.
 
-    QuantonnxError          anything below; `str()` is one line for a person, `.hint` says what to do
-    ├── ModelError          a file that cannot be read, or a graph that cannot be worked on
-    ├── DataError           samples that do not fit the model's inputs
-    ├── ConfigError         a setting that is unknown or makes no sense
-    ├── PatternError        a pattern declaration that cannot be compiled
-    ├── PlanError           a plan that does not fit the model
-    ├── TargetError         an unknown target, or a format that it refuses
-    ├── CalibrationError    statistics that give no scale: no data, NaN, infinity
-    └── OutputError         a result that cannot be written
+QuantonnxError          anything below; `str()` is one line for a person, `.hint` says what to do
+├── ModelError          a file that cannot be read, or a graph that cannot be worked on
+├── DataError           samples that do not fit the model's inputs
+├── ConfigError         a setting that is unknown or makes no sense
+├── PatternError        a pattern declaration that cannot be compiled
+├── PlanError           a plan that does not fit the model
+├── TargetError         an unknown target, or a format that it refuses
+├── CalibrationError    statistics that give no scale: no data, NaN, infinity
+└── OutputError         a result that cannot be written
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class _Importer:
 
     def graph(self) -> gs.Graph:
         proto = self._proto.graph
+        _refuse_damaged_names(proto)
         for info in (*proto.value_info, *proto.output, *proto.input):
             self._known[info.name] = info
         for name, values in self._initializers():
@@ -156,6 +158,16 @@ class _Importer:
             producer_version=proto.producer_version,
             ir_version=proto.ir_version,
         )
+
+
+def _refuse_damaged_names(graph: GraphProto) -> None:
+    """A string that is not UTF-8 comes out of protobuf as bytes, and fails only when it is written."""
+    nodes = (name for node in graph.node for name in (node.op_type, node.name, node.domain, *node.input, *node.output))
+    values = (item.name for item in (*graph.value_info, *graph.input, *graph.output, *graph.initializer))
+    attributes = (attribute.name for node in graph.node for attribute in node.attribute)
+    damaged = next((name for name in chain(nodes, values, attributes) if isinstance(name, bytes)), None)
+    if damaged is not None:
+        raise ModelError(f"the name {damaged!r} is not UTF-8, so the file is damaged", "download or export it again")
 
 
 def unique_names(nodes: Iterable[NodeProto]) -> list[str]:

@@ -6,6 +6,7 @@ a large model never stands in memory twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -14,12 +15,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.editing import Rewriter
+from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters, TensorFormat, quantize
 from quantonnx.model import Model
 from quantonnx.pattern import Edge
 from quantonnx.sites import Site
 
 INT32_MAX = 2**31 - 1
+
+_INTEGER_OPERATORS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+)
 
 
 def insert_pairs(
@@ -148,3 +154,20 @@ def needed_opset(sites: tuple[Site, ...]) -> int:
     if any(fmt.n_bits > 8 for fmt in formats):
         return 21
     return 13 if any(fmt.axis is not None for fmt in formats) else 10
+
+
+def integer_operators(model: Model) -> dict[str, int]:
+    """Returns the operators that show a model to be quantized, with their number; empty for a float model."""
+    found = (node.op for node in model.graph.nodes if node.op in _INTEGER_OPERATORS or node.op.startswith("QLinear"))
+    return dict(Counter(found))
+
+
+def refuse_quantized(model: Model, name: str) -> None:
+    """Raises ModelError for a model that is quantized already."""
+    found = integer_operators(model)
+    if found:
+        shown = ", ".join(f"{count} {op}" for op, count in found.items())
+        raise ModelError(
+            f"{name} is quantized already ({shown})",
+            "use `quantonnx calibrate` for new scales, or start from the float model",
+        )

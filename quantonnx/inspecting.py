@@ -16,9 +16,6 @@ import onnx_graphsurgeon as gs
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 
-_INTEGER_OPERATORS = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
-)
 _CONSTANT_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 MOVING = frozenset(
     {
@@ -154,12 +151,6 @@ def find_pairs(model: Model) -> Pairs:
         elif node.op == "DequantizeLinear" and (stored := _stored_behind(node)) is not None:
             constants.append(QuantizedConstant(node, stored))
     return Pairs(tuple(activations), tuple(constants))
-
-
-def integer_operators(model: Model) -> dict[str, int]:
-    """Returns the operators that show a model to be quantized, with their number; empty for a float model."""
-    found = (node.op for node in model.graph.nodes if node.op in _INTEGER_OPERATORS or node.op.startswith("QLinear"))
-    return dict(Counter(found))
 
 
 def file_size(source: str | Path) -> int:

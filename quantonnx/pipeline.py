@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantonnx.config import QuantConfig
+from quantonnx.errors import PlanError
 from quantonnx.plan import Plan
 from quantonnx.quantized import ForwardLoop, Progress, QuantizedModel, calibrate, insert_qdq
 from quantonnx.rewriting import Source, transform
@@ -32,4 +33,10 @@ def quantize(
     """
     fused = transform(source, target=target, patterns=patterns, plan=plan)
     placed = insert_qdq(fused.model, fused.matches, config)
+    if not placed.sites:
+        first = f" ({placed.decisions[0].name}: {placed.decisions[0].reason})" if placed.decisions else ""
+        raise PlanError(
+            f"no pair was placed: nothing in the model can be quantized for {fused.matches.target.name}{first}",
+            "see `quantonnx explain`, or try another target",
+        )
     return calibrate(placed, samples, forward_loop=forward_loop, limit=limit, threads=threads, progress=progress)

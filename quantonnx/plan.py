@@ -95,7 +95,7 @@ class Plan:
 
 def near(name: str, known: Iterable[str]) -> str:
     """Returns a hint with the names nearest to `name`."""
-    found = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.4)
+    found = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     return f"did you mean {', '.join(found)}?" if found else ""
 
 

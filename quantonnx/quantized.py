@@ -19,7 +19,7 @@ from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.config import FixedRange, QuantConfig
 from quantonnx.errors import CalibrationError, ConfigError, PlanError
 from quantonnx.formats import Parameters
-from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset
+from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset, refuse_quantized
 from quantonnx.model import Model
 from quantonnx.pattern import Role
 from quantonnx.placement import Decision, Placement, place
@@ -80,6 +80,7 @@ class QuantizedModel:
 def insert_qdq(model: Model, matches: Matches, config: QuantConfig | None = None) -> QuantizedModel:
     """Returns where Q/DQ pairs will stand in a fused model: exactly at the points that the applied matches declare."""
     config = config or QuantConfig()
+    refuse_quantized(model, "the model")
     placement: Placement = place(model, matches, config)
     return QuantizedModel(model, placement.sites, placement.decisions, matches, config)
 
@@ -205,9 +206,7 @@ def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:
     if not low <= fixed.zero_point <= high:
         raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}", f"its codes are {low} to {high}")
     if site.format.symmetric and site.format.signed and fixed.zero_point:
-        raise ConfigError(
-            f"fixed: {site.tensor!r} has zero point {fixed.zero_point}, its format is symmetric", "use 0"
-        )
+        raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}, its format is symmetric", "use 0")
     return Parameters(np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, site.format.storage))
 
 

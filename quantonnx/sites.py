@@ -98,9 +98,7 @@ def through_same_scale(claims: Iterable[Site], target: Target, producers: dict[s
             yield replace(claim, tensor=between, roles=(Role.INPUT,), source=source, edges=edges, reason=reason)
 
 
-def _copied_from(
-    name: str, target: Target, producers: dict[str, gs.Node], claimed: Collection[str]
-) -> list[gs.Node]:
+def _copied_from(name: str, target: Target, producers: dict[str, gs.Node], claimed: Collection[str]) -> list[gs.Node]:
     """The operators that copy codes on the way back from a value to the farthest claimed one, nearest first."""
     chain: list[gs.Node] = []
     reach = 0

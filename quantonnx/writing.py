@@ -110,6 +110,8 @@ def _refuse(targets: Iterable[Path], force: bool, sources: frozenset[Path]) -> N
             raise OutputError(f"{str(target)!r} holds the weights of the input model", "write to another name")
         if target.is_dir():
             raise OutputError(f"{str(target)!r} is a folder", "name a file")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{str(target)!r} is a device, not a file", "name a file")
         if target.exists() and not force:
             raise OutputError(f"{str(target)!r} exists already", "use --force (force=True) to replace it")
 

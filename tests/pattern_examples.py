@@ -74,7 +74,9 @@ def _convolutions(*tail: str) -> dict[str, str]:
     return plain | {f"{kind}_bn": convolution(kind, _BN, *tail) for kind in CONVOLUTIONS}
 
 
-def _activated(activations: dict[str, str], *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> dict[str, str]:
+def _activated(
+    activations: dict[str, str], *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+) -> dict[str, str]:
     first = next(iter(activations.values()))
     each = {name: convolution("bias", _BN, *before, act, *after) for name, act in activations.items()}
     return each | _convolutions(*before, first, *after)
@@ -86,7 +88,9 @@ def _linears(*tail: str) -> dict[str, str]:
 
 def _gate(activation: str, gate: str) -> str:
     excite = "{o} = Conv({i}, w2, b2)"
-    nodes = chain("{o} = GlobalAveragePool({i})", "{o} = Conv({i}, w1, b1)", activation, excite, gate, "{o} = Mul(x, {i})")
+    nodes = chain(
+        "{o} = GlobalAveragePool({i})", "{o} = Conv({i}, w1, b1)", activation, excite, gate, "{o} = Mul(x, {i})"
+    )
     weights = "float[2,4,1,1] w1, float[2] b1, float[4,2,1,1] w2, float[4] b2, float zero = {0}, float six = {6}"
     return f"agraph (float[2,4,5,5] x) => (float[2,4,5,5] y) <{weights}, float[2,1,1] slope> {{ {nodes} }}"
 
@@ -117,7 +121,8 @@ EXAMPLES: dict[str, dict[str, str]] = {
         for act, gate in (("relu", "sigmoid"), ("relu", "hardsigmoid"), ("silu", "sigmoid"))
     },
     "Linear": _linears(),
-    "LinearActivation": _linears("{o} = Relu({i})") | {name: linear("gemm_bias", act) for name, act in ACTIVATIONS.items()},
+    "LinearActivation": _linears("{o} = Relu({i})")
+    | {name: linear("gemm_bias", act) for name, act in ACTIVATIONS.items()},
     "AveragePool": {
         "global": _one("y = GlobalAveragePool(x)"),
         "windowed": _one("y = AveragePool<kernel_shape=[2,2]>(x)"),

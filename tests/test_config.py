@@ -29,7 +29,9 @@ def test_the_nested_form_in_python() -> None:
     assert config.fixed["x"].zero_point == 0
 
 
-@pytest.mark.parametrize("text", ["", "{}", "activation: {n_bits: 8}\nexclude: [conv1, 're:^head']", '{"exclude": ["a"]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "activation: {n_bits: 8}\nexclude: [conv1, 're:^head']", '{"exclude": ["a"]}']
+)
 def test_yaml_and_json_files(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)

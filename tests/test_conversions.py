@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import assert_same_results, match, operators, parse, read, why_not
+from quantonnx.patterns.conversions import MeanToGlobalPool, PadIntoConv, RemoveDropout, RemoveIdentity, conversions
 
 from quantonnx.matching import Matcher
 from quantonnx.model import Model
-from quantonnx.patterns.conversions import MeanToGlobalPool, PadIntoConv, RemoveDropout, RemoveIdentity, conversions
 from quantonnx.rewriting import Transformed, transform
 from quantonnx.target import get_target
 
@@ -88,7 +88,9 @@ def test_a_chain_of_identities_inside_goes_away() -> None:
 
 
 def test_identities_at_both_ends_keep_the_public_names() -> None:
-    done = converted("agraph (float[2] x) => (float[2] y) { a = Identity(x) b = Neg(a) c = Identity(b) y = Identity(c) }")
+    done = converted(
+        "agraph (float[2] x) => (float[2] y) { a = Identity(x) b = Neg(a) c = Identity(b) y = Identity(c) }"
+    )
     assert operators(done.model) == ["Neg"]
 
 
@@ -194,9 +196,7 @@ def test_zero_padding_with_a_given_zero_goes_into_the_conv(shape: str) -> None:
 
 
 def test_the_attribute_form_of_opset_10() -> None:
-    done = converted(
-        f"{IMAGE} <float[3,2,3,3] w> {{ p = Pad<pads=[0,0,0,1,0,0,2,1]>(x) y = Conv(p, w) }}", opset=10
-    )
+    done = converted(f"{IMAGE} <float[3,2,3,3] w> {{ p = Pad<pads=[0,0,0,1,0,0,2,1]>(x) y = Conv(p, w) }}", opset=10)
     assert operators(done.model) == ["Conv"]
     assert done.model.graph.nodes[0].attrs["pads"] == [0, 1, 2, 1]
 
@@ -260,7 +260,8 @@ def test_a_mean_over_space_is_global_pooling(axes: str, keepdims: int, shape: st
 def test_a_mean_with_its_axes_as_an_input(keepdims: int, form: str) -> None:
     shape = "[1,2,1,1]" if keepdims else "[1,2]"
     done = converted(
-        f"agraph (float[1,2,6,6] x) => (float{shape} y) {form} y = ReduceMean<keepdims={keepdims}>(x, axes) }}", opset=18
+        f"agraph (float[1,2,6,6] x) => (float{shape} y) {form} y = ReduceMean<keepdims={keepdims}>(x, axes) }}",
+        opset=18,
     )
     assert operators(done.model)[0] == "GlobalAveragePool"
 
@@ -376,5 +377,7 @@ def test_a_large_weight_that_is_only_rearranged_is_computed() -> None:
 
 
 def test_what_cannot_be_computed_is_left_to_the_runtime() -> None:
-    graph = "agraph (float[2] x) => (float[2] y) <int64[2] a, int64[3] b> { c = Add(a, b) d = Cast<to=1>(c) y = Mul(x, d) }"
+    graph = (
+        "agraph (float[2] x) => (float[2] y) <int64[2] a, int64[3] b> { c = Add(a, b) d = Cast<to=1>(c) y = Mul(x, d) }"
+    )
     assert operators(transform(parse(graph)).model) == ["Add", "Cast", "Mul"]

@@ -49,7 +49,9 @@ def dequantized(proto: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray:
     codes, scale, zero = (constants(proto)[name] for name in node.input)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     shape = [-1 if i == axis and scale.ndim else 1 for i in range(codes.ndim)]
-    return (codes.astype(np.int64) - zero.reshape(shape if scale.ndim else ())) * scale.reshape(shape if scale.ndim else ())
+    return (codes.astype(np.int64) - zero.reshape(shape if scale.ndim else ())) * scale.reshape(
+        shape if scale.ndim else ()
+    )
 
 
 # ------------------------------------------------------------------------------------ the whole
@@ -186,7 +188,9 @@ def test_weights_are_codes_per_channel_within_half_a_step() -> None:
     assert constants(result)[dequantize.input[0]].dtype == np.int8
     weight = done.model.array(done.model.find("n1_weight"))  # type: ignore[arg-type]
     error = np.abs(dequantized(result, dequantize) - weight)
-    assert np.all(error <= scale.reshape(-1, 1, 1, 1) * 1.001)  # the largest code of a full range saturates by half a step
+    assert np.all(
+        error <= scale.reshape(-1, 1, 1, 1) * 1.001
+    )  # the largest code of a full range saturates by half a step
     assert "n1_weight" not in constants(result)
 
 
@@ -199,20 +203,20 @@ def test_weights_can_stay_float_with_a_pair() -> None:
 
 
 def test_a_shared_weight_is_stored_once() -> None:
-    graph = (
-        "agraph (float[1,16,6,6] x) => (float[1,16,6,6] y) <float[16,16,1,1] w> { a = Conv(x, w) r = Relu(a) y = Conv(r, w) }"
-    )
+    graph = "agraph (float[1,16,6,6] x) => (float[1,16,6,6] y) <float[16,16,1,1] w> { a = Conv(x, w) r = Relu(a) y = Conv(r, w) }"
     for target in TARGETS:
         result = quantized(graph, target).to_onnx()
         convs = [node for node in result.graph.node if node.op_type == "Conv"]
         assert len({conv.input[1] for conv in convs}) == 1
-        assert [name for name in constants(result) if name.startswith("w")] == ["w_quantized", "w_scale", "w_zero_point"]
+        assert [name for name in constants(result) if name.startswith("w")] == [
+            "w_quantized",
+            "w_scale",
+            "w_zero_point",
+        ]
 
 
 def test_a_weight_that_another_operator_reads_stays_for_it() -> None:
-    graph = (
-        "agraph (float[1,16,6,6] x) => (float[1,16,6,6] y, float[16,16,1,1] z) <float[16,16,1,1] w> { y = Conv(x, w) z = Neg(w) }"
-    )
+    graph = "agraph (float[1,16,6,6] x) => (float[1,16,6,6] y, float[16,16,1,1] z) <float[16,16,1,1] w> { y = Conv(x, w) z = Neg(w) }"
     result = quantized(graph, "tensorrt").to_onnx()
     assert {"w", "w_quantized"} <= set(constants(result))
 
@@ -253,7 +257,9 @@ def test_the_bias_of_the_classifier_takes_the_scale_before_the_flatten() -> None
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_bias_that_would_overflow_widens_the_scale_of_its_channel(per_channel: bool) -> None:
     """A dead channel (no weight, a large bias) has a tiny scale, in which its bias is over 2³¹ steps."""
-    proto = parse("agraph (float[2,4,6,6] x) => (float[2,3,6,6] y) <float[3,4,1,1] w, float[3] b> { y = Conv(x, w, b) }")
+    proto = parse(
+        "agraph (float[2,4,6,6] x) => (float[2,3,6,6] y) <float[3,4,1,1] w, float[3] b> { y = Conv(x, w, b) }"
+    )
     for item in proto.graph.initializer:
         values = onnx.numpy_helper.to_array(item).copy()
         values[1] = 0 if item.name == "w" else 5000.0
@@ -269,7 +275,9 @@ def test_a_bias_that_would_overflow_widens_the_scale_of_its_channel(per_channel:
     if per_channel:
         scale = constants(result)["w_scale"]
         assert scale[1] > scale[0] * 1e-6
-        np.testing.assert_allclose(dequantized(result, bias_of(result))[[0, 2]], constants(proto)["b"][[0, 2]], atol=1e-3)
+        np.testing.assert_allclose(
+            dequantized(result, bias_of(result))[[0, 2]], constants(proto)["b"][[0, 2]], atol=1e-3
+        )
 
 
 def test_one_bias_of_two_convs_gets_a_scale_for_each() -> None:

@@ -273,9 +273,7 @@ def test_an_operator_of_another_domain_is_another_operator() -> None:
 
 
 def test_an_inner_value_that_is_read_outside_refuses() -> None:
-    model = read(
-        "agraph (float[4] a, float[4] b) => (float[4] y, float[4] z) { s = Add(a, b) y = Relu(s) z = Neg(s) }"
-    )
+    model = read("agraph (float[4] a, float[4] b) => (float[4] y, float[4] z) { s = Add(a, b) y = Relu(s) z = Neg(s) }")
     assert why_not(AddRelu, model) == "'s' is also used outside it"
 
 
@@ -451,4 +449,4 @@ def test_an_operand_that_is_no_declaration_is_refused(operand: object) -> None:
 
 def test_alternatives_of_two_domains_are_refused() -> None:
     with pytest.raises(PatternError, match="two domains"):
-        op.Relu | op("com.microsoft").Gelu  # noqa: B018 - the expression itself is refused
+        op.Relu | op("com.microsoft").Gelu

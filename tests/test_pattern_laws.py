@@ -135,7 +135,7 @@ def test_the_rewrite_names_new_constants_after_the_value_that_they_feed(case: Ca
     before = set(found.model.tensors())
     found.rewrite(Rewriter(found.model))
     found.model.sort()
-    assert all(name.startswith("y_") or name.startswith("v") for name in set(found.model.tensors()) - before)
+    assert all(name.startswith(("y_", "v")) for name in set(found.model.tensors()) - before)
 
 
 def _as_output(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:

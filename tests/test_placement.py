@@ -8,9 +8,9 @@ from models import parse, producer
 from quantonnx.config import FixedRange, OpsToSkip, QuantConfig, TensorQuantConfig
 from quantonnx.errors import ConfigError
 from quantonnx.pattern import INPUT, Edge, Pattern, Role, op, tensor
-from quantonnx.sites import Site
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import transform
+from quantonnx.sites import Site
 
 BLOCK = (
     "agraph (float[1,16,6,6] x) => (float[1,16,6,6] y) <float[16,16,3,3] w1, float[16,16,3,3] w2, float[16] b1, "
@@ -108,7 +108,9 @@ def test_pooling_and_classifier_share_a_pair_across_the_flatten() -> None:
 
 @pytest.mark.parametrize("moves", ["f = Flatten(p)", "t = Transpose<perm=[0,2,3,1]>(p) f = Reshape(t, to)"])
 def test_a_pair_moves_through_a_chain_of_operators_that_only_move_data(moves: str) -> None:
-    graph = CLASSIFIER.replace("f = Flatten(p)", moves).replace("<float[16,16,1,1] w", "<int64[2] to = {1, 16}, float[16,16,1,1] w")
+    graph = CLASSIFIER.replace("f = Flatten(p)", moves).replace(
+        "<float[16,16,1,1] w", "<int64[2] to = {1, 16}, float[16,16,1,1] w"
+    )
     assert stands(placed(graph, "tensorrt")) == ["p", "r", "x"]
     assert on(placed(graph, "onnxruntime"), "f").source == "p"  # ONNX Runtime wants a pair on both sides, of one scale
 
@@ -285,8 +287,8 @@ def test_an_expression_that_matches_nothing_or_is_none() -> None:
 
 def test_a_fixed_range_needs_a_pair() -> None:
     placed(BLOCK, "tensorrt", fixed={"r1": FixedRange(scale=0.1)})
-    with pytest.raises(ConfigError, match="fixed: no pair stands on 'r2'; did you mean r1"):
-        placed(BLOCK, "tensorrt", fixed={"r2": FixedRange(scale=0.1)})
+    with pytest.raises(ConfigError, match="fixed: no pair stands on 'rr1'; did you mean r1"):
+        placed(BLOCK, "tensorrt", fixed={"rr1": FixedRange(scale=0.1)})
 
 
 def test_a_fixed_range_on_a_tensor_that_follows_another_names_that_one() -> None:

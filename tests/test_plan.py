@@ -68,7 +68,14 @@ def test_yaml_is_plain_and_short(proto) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize(
     ("name", "output"),
-    [("c", "c"), ("/layer1/bn1", "c"), ("layer1.conv1", "c"), ("layer1", "c"), ("layer2.conv1", "y"), ("/layer2/", "y")],
+    [
+        ("c", "c"),
+        ("/layer1/bn1", "c"),
+        ("layer1.conv1", "c"),
+        ("layer1", "c"),
+        ("layer2.conv1", "y"),
+        ("/layer2/", "y"),
+    ],
 )
 def test_a_step_is_found_by_value_node_or_part_of_a_path(proto, name: str, output: str) -> None:  # type: ignore[no-untyped-def]
     assert make_plan(proto)[name].output == output

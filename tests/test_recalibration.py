@@ -11,7 +11,8 @@ from models import parse
 
 import quantonnx as qx
 from quantonnx.errors import ModelError
-from quantonnx.inspecting import find_pairs, inspect, integer_operators
+from quantonnx.insertion import integer_operators
+from quantonnx.inspecting import find_pairs, inspect
 from quantonnx.model import Model
 from quantonnx.recalibration import float_view, recalibrate
 from quantonnx.verification import compare

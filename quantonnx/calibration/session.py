@@ -276,7 +276,7 @@ def _load(
     if bounded:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 

@@ -16,7 +16,7 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
-from quantonnx.errors import ConfigError, ModelError, PlanError
+from quantonnx.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     from quantonnx.calibration.samples import Samples
@@ -222,19 +222,13 @@ class _Job:
 
 def read_float(run: Run, path: Path) -> Model:
     """Reads a model; ModelError where it is quantized already."""
-    from quantonnx.inspecting import integer_operators
+    from quantonnx.insertion import refuse_quantized
     from quantonnx.model import Model
 
     with run.stage("read", "read") as stage:
         model = Model.read(path)
         stage.detail = f"{path.name}, {len(model.graph.nodes)} operators"
-    found = integer_operators(model)
-    if found:
-        shown = ", ".join(f"{count} {op}" for op, count in found.items())
-        raise ModelError(
-            f"{path.name} is quantized already ({shown})",
-            "use `quantonnx calibrate` for new scales, or start from the float model",
-        )
+    refuse_quantized(model, path.name)
     return model
 
 
