@@ -65,6 +65,8 @@ class ConvBN(Pattern):
 
     def check(self) -> None:
         """Refuses parameters that do not fit the convolution, as no runtime would run them."""
+        if np.dtype(self.weight.dtype).kind in "biu":
+            raise Mismatch(f"{self.weight.name!r} holds {self.weight.dtype}, expected real numbers")
         expected = self._outputs()
         for value in (self.bias, self.gamma, self.beta, self.mean, self.variance):
             if value is not None and tuple(value.shape) != (expected,):
@@ -153,6 +155,7 @@ class StemConvBNReluMaxPool(ConvBN):
 
     def check(self) -> None:
         """Refuses a Conv that does not read an input of the graph."""
+        super().check()
         if self.x.inputs:
             raise Mismatch(f"{self.x.name!r} is not an input of the graph, so this is no stem")
 

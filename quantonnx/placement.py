@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
-from quantonnx.errors import ConfigError
+from quantonnx.errors import ConfigError, TargetError
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Point, Role
@@ -43,11 +44,12 @@ def place(model: Model, matches: Matches, config: QuantConfig) -> Placement:
     """Returns the sites of a fused model. Raises ConfigError for a name that matches nothing."""
     target = matches.target
     _check_names(model, matches, config)
+    _check_formats(target, config)
     decisions: list[Decision] = []
     resolved = list(matches.resolve(model))
     taken = list(_wanted(resolved, target, config, decisions))
     claims = _claims(_inside_region(taken, target, decisions), target, config, decisions)
-    producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name}
+    producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
     sites = tuple(shared(moved))
     _check_fixed(config, sites)
@@ -65,6 +67,13 @@ def _check_names(model: Model, matches: Matches, config: QuantConfig) -> None:
         NameRules(names, where).check(known)
 
 
+def _check_formats(target: Target, config: QuantConfig) -> None:
+    for name, fmt in (("activation", target.activation), ("weight", target.weight)):
+        reason = target.refuses(_adjusted(fmt, getattr(config, name)))
+        if reason:
+            raise TargetError(f"{target.name} refuses the {name} format that was asked for: {reason}", "change it")
+
+
 def _names(node: gs.Node) -> list[str]:
     return [node.name, node.op, *(output.name for output in node.outputs)]
 
@@ -76,13 +85,23 @@ def _wanted(
     for step, match in found:
         names = [*step.nodes, *(name for node in match.nodes for name in _names(node))]
         rule = excluded.first(names)
-        reason = f"excluded by {rule!r}" if rule else next((r for ask in target.rules if (r := ask(match))), None)
+        rules = (*target.rules, _not_float32)
+        reason = f"excluded by {rule!r}" if rule else next((r for ask in rules if (r := ask(match))), None)
         if reason is None and not match.qdq_points:
             reason = f"{step.pattern} declares no points: it stays in float on {target.name}"
         if reason is None:
             yield step, match
         else:
             decisions.append(Decision(step.output, reason))
+
+
+def _not_float32(match: Pattern) -> str | None:
+    """Scales are float32, and Q/DQ of another type takes scales of that type."""
+    for point in match.qdq_points:
+        for value in match.values(point.declaration):
+            if value.dtype is not None and value.dtype != np.float32:
+                return f"{value.name!r} is {value.dtype}, only float32 is quantized: convert the model to float32 first"
+    return None
 
 
 def _inside_region(
@@ -107,7 +126,7 @@ def _inside_region(
 
 
 def _origin(value: gs.Tensor, passing: frozenset[str]) -> str:
-    while value.inputs and value.inputs[0].op in passing:
+    while value.inputs and value.inputs[0].op in passing and value.inputs[0].inputs:
         value = value.inputs[0].inputs[0]
     return str(value.name)
 

@@ -41,7 +41,8 @@ class Target:
     input already comes from a quantized operator, because on their own they would cost more than they gain; so are
     the matches that `memory_bound` names.
 
-    `method` chooses ranges where the user does not.
+    `method` chooses ranges where the user does not; `refuses` says why a format that a user asks for does not exist
+    on the target.
 
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
     serves the operator after it as well.
@@ -58,6 +59,7 @@ class Target:
     glue: frozenset[str] = frozenset()
     memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)
     rules: tuple[Rule, ...] = ()
+    refuses: Callable[[TensorFormat], str | None] = field(default=lambda fmt: None)
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)

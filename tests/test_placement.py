@@ -6,7 +6,7 @@ import pytest
 from models import parse, producer
 
 from quantonnx.config import FixedRange, OpsToSkip, QuantConfig, TensorQuantConfig
-from quantonnx.errors import ConfigError
+from quantonnx.errors import ConfigError, TargetError
 from quantonnx.pattern import INPUT, Edge, Pattern, Role, op, tensor
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import transform
@@ -348,3 +348,10 @@ def test_a_depthwise_convolution_is_quantized_only_between_integer_operators() -
     between = placed(f"{ends} {weights} {{ v = Conv(x, w) {depthwise} y = Conv(d, w2) }}", "onnxruntime")
     assert [site.tensor for site in alone.weight_sites] == ["w2"]
     assert [site.tensor for site in between.weight_sites] == ["w", "wd", "w2"]
+
+
+@pytest.mark.parametrize("asked", [{"symmetric": False}, {"signed": False}, {"n_bits": 16}])
+def test_tensorrt_refuses_formats_that_it_does_not_have(asked: dict[str, object]) -> None:
+    graph = "agraph (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w> { y = Conv(x, w) }"
+    with pytest.raises(TargetError, match="tensorrt refuses the activation format"):
+        placed(graph, "tensorrt", activation=TensorQuantConfig(**asked))

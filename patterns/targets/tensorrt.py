@@ -33,6 +33,13 @@ def small_product(found: Pattern) -> str | None:
     return None
 
 
+def no_such_format(fmt: TensorFormat) -> str | None:
+    """Why TensorRT refuses a format of integers, or None."""
+    if not (fmt.signed and fmt.symmetric):
+        return "its int8 is signed and symmetric, with zero point 0"
+    return "its integers have at most 8 bits" if fmt.n_bits > 8 else None
+
+
 target = Target(
     name="tensorrt",
     description="NVIDIA TensorRT: symmetric int8, pairs on inputs and residual inputs only, float bias",
@@ -42,5 +49,6 @@ target = Target(
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, axis=0),
     bias=BiasKind.FLOAT,
     rules=(small_product,),
+    refuses=no_such_format,
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
 )

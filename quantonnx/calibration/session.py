@@ -179,6 +179,7 @@ class Collector:
 
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
         for tap in self._taps:
+            _check_type(tap.tensor, values[tap.outputs[0]])
             tap.record(self._statistics[tap.tensor], values, rows)
         for tensor, name in self._mean_outputs.items():
             self._means[tensor].update(values[name].reshape(len(values[name]), -1))
@@ -228,6 +229,12 @@ def _check_known(model: Model, tensors: Sequence[str]) -> None:
         if not isinstance(known.get(name), gs.Variable):
             found = "is a constant" if name in known else "is not in the model"
             raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
+
+
+def _check_type(name: str, value: Any) -> None:
+    if value.dtype != "float32":
+        hint = "convert the model to float32 first, or exclude the operator"
+        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32", hint)
 
 
 def _length(samples: Any) -> int | None:
