@@ -4,7 +4,7 @@
                                        [--no-peer]
 
 The measure is a plain float pass over the same samples in ONNX Runtime, its session loaded before. Rounds in turns;
-medians. `quantize_static` (minmax, per channel, with its pre-processing) runs once, in a process of its own too.
+medians. `quantize_static` (minmax, per channel, with its pre-processing) runs in a process of its own too.
 """
 
 from __future__ import annotations
@@ -76,15 +76,19 @@ def main() -> int:
         np.savez(data, **{spec.name: np.concatenate([sample[spec.name] for sample in samples]) for spec in specs})
         whole = [sys.executable, "-m", "quantonnx.cli", "quantize", str(options.model), "-o", str(out), "--force"]
         whole += ["--data", str(data), "-t", options.target, "--no-speed", "--quiet"]
-        rounds = [
-            (*plain(options.model, samples, options.threads), seconds(whole, options.threads))
-            for _ in range(options.rounds)
-        ]
-        load, inference, quantize = (median(column) for column in zip(*rounds, strict=True))
-        rows = {"load the float session": load, "plain float pass": inference, "quantonnx quantize": quantize}
+        rival = [sys.executable, "-c", PEER, str(options.model), str(data), str(out), specs[0].name]
+        commands = {"quantonnx quantize": whole}
         if not options.no_peer:
-            command = [sys.executable, "-c", PEER, str(options.model), str(data), str(out), specs[0].name]
-            rows["quantize_static"] = seconds([*command, str(Path(__file__).parent)], options.threads)
+            commands["quantize_static"] = [*rival, str(Path(__file__).parent)]
+        times: dict[str, list[float]] = {}
+        for _ in range(options.rounds):
+            loaded, inference = plain(options.model, samples, options.threads)
+            times.setdefault("load the float session", []).append(loaded)
+            times.setdefault("plain float pass", []).append(inference)
+            for row, command in commands.items():
+                times.setdefault(row, []).append(seconds(command, options.threads))
+    rows = {row: median(spent) for row, spent in times.items()}
+    inference, quantize = rows["plain float pass"], rows["quantonnx quantize"]
     print(
         f"{options.model.name}, {options.samples} samples, {options.threads} threads, {options.target}, "
         f"onnxruntime {ort.__version__}"

@@ -31,7 +31,7 @@ from package_download import Unavailable  # noqa: E402
 CACHE = Path(os.environ.get("QUANTONNX_CACHE", DEFAULT_CACHE))
 # network -> its photographs, and the SQNR (dB) and agreement that are promised; measured ones are in RESULTS.md
 TRAINED = {
-    "mobilenet_v2": ("photos_mobilenet", 14.7, 0.93),
+    "mobilenet_v2": ("photos_mobilenet", 14.7, 0.9),
     "efficientnet_lite0": ("photos_efficientnet", 19.5, 0.95),
 }
 RESNET_OPERATORS = 53 + 16 + 1 + 1  # Conv, residual Add, pooling, classifier

@@ -186,11 +186,15 @@ class Collector:
 
 
 class _Worker:
-    """A thread that handles what it is given, in order and at most two behind; its failure is the giver's."""
+    """A thread that handles what it is given, in order and at most two behind; its failure is the giver's.
+
+    `SimpleQueue` holds no lock of Python's, which Ctrl-C inside `Queue.put` could leave locked for ever.
+    """
 
     def __init__(self, handle: Callable[[Mapping[str, Array], int], None]) -> None:
         self._handle = handle
-        self._queue: queue.Queue[tuple[Mapping[str, Array], int] | None] = queue.Queue(maxsize=1)
+        self._queue: queue.SimpleQueue[tuple[Mapping[str, Array], int] | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -198,7 +202,10 @@ class _Worker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="calibration statistics", daemon=True)
             self._thread.start()
+            self._free.put(None)
+            self._free.put(None)
         self._raise()
+        self._free.get()
         self._queue.put(item)
 
     def stop(self) -> None:
@@ -221,6 +228,7 @@ class _Worker:
                     self._handle(*item)
                 except BaseException as error:
                     self._failure = error
+            self._free.put(None)
 
 
 def _check_known(model: Model, tensors: Sequence[str]) -> None:
