@@ -9,7 +9,7 @@ from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
 
 from .folding import FoldConstants
-from .shapes import rank
+from .shapes import element_type, rank
 
 
 class ConstantToInitializer(Conversion):
@@ -134,6 +134,9 @@ class PadIntoConv(Conversion):
         return float(self.pad.attrs.get("value", 0.0))
 
 
+_POOLED_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
+
+
 class MeanToGlobalPool(Conversion):
     """A mean over all spatial axes is global average pooling, the form that compilers know."""
 
@@ -142,6 +145,8 @@ class MeanToGlobalPool(Conversion):
 
     def check(self) -> None:
         """Refuses other axes, and values whose rank is unknown."""
+        if element_type(self.x) not in _POOLED_TYPES:
+            raise Mismatch(f"{self.x.name!r} is not known to hold float32 or float16, which is what pooling takes")
         if rank(self.x) != 4:
             raise Mismatch(f"{self.x.name!r} is not known to have four axes")
         axes = self._axes()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx_graphsurgeon as gs
 
 _KEEPS_RANK = frozenset(
@@ -20,11 +23,11 @@ _KEEPS_RANK = frozenset(
 _ELEMENTWISE = frozenset({"Add", "Mul"})
 
 
-def rank(value: gs.Tensor, depth: int = 12) -> int | None:
+def rank(value: gs.Tensor, depth: int = 6) -> int | None:
     """Returns the number of axes of a value: from its declared shape, or from the Conv that it comes from."""
     if value.shape is not None:
         return len(value.shape)
-    if not value.inputs or depth == 0:
+    if not value.inputs or depth == 0 or value.inputs[0].domain:
         return None
     node = value.inputs[0]
     if node.op in ("Conv", "ConvTranspose"):
@@ -32,12 +35,24 @@ def rank(value: gs.Tensor, depth: int = 12) -> int | None:
     if node.op in _KEEPS_RANK:
         return rank(node.inputs[0], depth - 1)
     if node.op in _ELEMENTWISE:
-        return max((rank(operand, depth - 1) or 0 for operand in node.inputs), default=0) or None
+        return _widest(node, depth - 1)
     return None
 
 
-def channels(value: gs.Tensor) -> int | None:
-    """Returns the size of axis 1 when it is known."""
-    if value.shape is None or len(value.shape) < 2:
+def element_type(value: gs.Tensor, depth: int = 6) -> np.dtype[Any] | None:
+    """Returns the element type of a value: declared, or that of the operands of operators that keep it."""
+    if value.dtype is not None:
+        kind: np.dtype[Any] = np.dtype(value.dtype)
+        return kind
+    if not value.inputs or depth == 0 or value.inputs[0].domain:
         return None
-    return value.shape[1] if isinstance(value.shape[1], int) else None
+    node = value.inputs[0]
+    if node.op in _KEEPS_RANK or node.op in _ELEMENTWISE or node.op in ("Conv", "ConvTranspose"):
+        found = (element_type(operand, depth - 1) for operand in node.inputs[:2])
+        return next((kind for kind in found if kind is not None), None)
+    return None
+
+
+def _widest(node: gs.Node, depth: int) -> int | None:
+    found = [rank(operand, depth) for operand in node.inputs]
+    return None if None in found else max((size for size in found if size is not None), default=None)

@@ -158,6 +158,11 @@ class Edge:
     index: int
 
 
+_RESERVED = frozenset(
+    {"array", "binding", "check", "declarations", "edges", "model", "nodes", "result", "rewrite", "root", "values"}
+)
+
+
 class Pattern:
     """A subgraph that the target's compiler runs as one kernel. Subclass it; see the module's docstring."""
 
@@ -171,6 +176,9 @@ class Pattern:
         cls.root = cls.declarations.get("output")
         if own and not isinstance(cls.root, (NodeDeclaration, MaybeDeclaration, EitherDeclaration)):
             raise PatternError(f"pattern {cls.__name__} declares no output", "end its body with `output = op.…(…)`")
+        for name in own:
+            if name in _RESERVED:
+                raise PatternError(f"{cls.__name__} declares {name!r}, which every pattern has already", "rename it")
         known = {id(value) for value in cls.declarations.values()}
         for point in cls.qdq_points:
             if not isinstance(point, Point):

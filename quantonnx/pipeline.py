@@ -17,7 +17,7 @@ def quantize(
     source: Source,
     samples: Any = None,
     *,
-    target: str | Path | Target = "tensorrt",
+    target: str | Path | Target | None = None,
     config: QuantConfig | None = None,
     patterns: str | Path | Patterns = (),
     plan: Plan | None = None,
@@ -28,6 +28,7 @@ def quantize(
 ) -> QuantizedModel:
     """Returns a calibrated Q/DQ model; `.save(path)` writes it.
 
+    Without `target` it is the plan's, or tensorrt.
     `source` is a path, bytes, a ModelProto or a Model; it is not changed. `samples` and `forward_loop` are those of
     `calibrate`. Raises a QuantonnxError, one line for a person, for anything that cannot be done.
     """

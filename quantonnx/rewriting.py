@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
-from quantonnx.errors import PatternError
+from quantonnx.errors import PatternError, PlanError
 from quantonnx.matching import Matcher, PatternIndex
 from quantonnx.model import Model
 from quantonnx.pattern import Pattern
@@ -86,15 +86,16 @@ def make_plan(
 def transform(
     source: Source,
     *,
-    target: str | Path | Target = "tensorrt",
+    target: str | Path | Target | None = None,
     patterns: str | Path | Patterns = (),
     plan: Plan | None = None,
 ) -> Transformed:
     """Returns the fused float model of a target: same results, its operators folded as the compiler folds them.
 
-    With `plan`, exactly its applied steps are taken; one that no longer holds is reported as skipped, with the reason.
+    Without `target` it is the plan's, or tensorrt. With `plan`, exactly its applied steps are taken; one that no longer
+    holds is reported as skipped, with the reason.
     """
-    chosen = choose_target(target, patterns)
+    chosen = choose_target(target, patterns, plan)
     model = Model.read(source)
     if plan is None:
         plan = _plan(model, chosen, _shown_source(source))
@@ -110,9 +111,14 @@ def transform(
     return Transformed(model, Matches(plan.fusions, chosen), report, plan)
 
 
-def choose_target(target: str | Path | Target, patterns: str | Path | Patterns = ()) -> Target:
-    """Returns a target by name, with the user's patterns before its own."""
-    chosen = get_target(target)
+def choose_target(
+    target: str | Path | Target | None, patterns: str | Path | Patterns = (), plan: Plan | None = None
+) -> Target:
+    """Returns the target asked for, else the plan's, else tensorrt, with the user's patterns before its own."""
+    planned = plan.target if plan is not None else ""
+    chosen = get_target(target or planned or "tensorrt")
+    if planned and target and chosen.name != planned:
+        raise PlanError(f"the plan is for {planned}, not {chosen.name}", "leave the target out, or plan again")
     if isinstance(patterns, (str, Path)):
         patterns = load_patterns(patterns)
     return chosen.with_patterns(patterns) if patterns else chosen
@@ -205,6 +211,7 @@ class _Candidates:
         self._positions = {id(node): position for position, node in enumerate(model.graph.nodes)}
         self._around: dict[int, int] = {}  # the size of the longest match so far around each inner node
         self._heap: list[tuple[int, int, int, Pattern]] = []
+        self._found: set[tuple[int, int]] = set()
         for node in reversed(model.graph.nodes):
             self._try(node, longer_than=self._around.get(id(node), 0))
 
@@ -225,9 +232,11 @@ class _Candidates:
         for order, pattern in enumerate(self._index.at(node)):
             if longer_than and len(largest(pattern.root)) <= longer_than:
                 continue
-            match = self._matcher.match(pattern, node)
+            place = (self._positions[id(node)], order)
+            match = self._matcher.match(pattern, node) if place not in self._found else None
             if match is not None and (size := len(match.binding.nodes)) > longer_than:
-                heapq.heappush(self._heap, (-size, self._positions[id(node)], order, match))
+                self._found.add(place)
+                heapq.heappush(self._heap, (-size, *place, match))
                 for inner in match.nodes:
                     if inner is not node:
                         self._around[id(inner)] = max(size, self._around.get(id(inner), 0))

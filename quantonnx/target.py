@@ -12,15 +12,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from quantonnx.errors import PatternError, QuantonnxError, TargetError
 from quantonnx.formats import TensorFormat
-from quantonnx.pattern import Pattern
+from quantonnx.pattern import Conversion, Pattern
 from quantonnx.plan import near
-
-if TYPE_CHECKING:
-    pass
 
 Rule = Callable[[Pattern], str | None]
 """Asks whether a match should stay in float: the reason, or None."""
@@ -68,12 +64,17 @@ class Target:
         self.names.update({pattern.__name__: pattern for pattern in reversed(self.conversions + self.patterns)})
 
     def with_patterns(self, patterns: Patterns) -> Target:
-        """Returns the target with more patterns, tried before its own."""
-        from quantonnx.pattern import Conversion
-
-        conversions = tuple(pattern for pattern in patterns if issubclass(pattern, Conversion))
-        fusions = tuple(pattern for pattern in patterns if not issubclass(pattern, Conversion))
-        return replace(self, conversions=conversions + self.conversions, patterns=fusions + self.patterns)
+        """Returns the target with more patterns, tried before its own; one of a shipped name takes its place."""
+        names = {pattern.__name__ for pattern in patterns}
+        if len(names) < len(patterns):
+            raise PatternError("two patterns have the same name", "rename one")
+        own = [pattern for pattern in self.conversions + self.patterns if pattern.__name__ not in names]
+        every = (*patterns, *own)
+        return replace(
+            self,
+            conversions=tuple(pattern for pattern in every if issubclass(pattern, Conversion)),
+            patterns=tuple(pattern for pattern in every if not issubclass(pattern, Conversion)),
+        )
 
 
 def get_target(target: str | Path | Target) -> Target:

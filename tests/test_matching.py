@@ -139,8 +139,8 @@ def test_a_diamond_holds_in_any_operand_order(mul: str, first: str) -> None:
 def test_nested_commutative_operators_backtrack(inner: str, outer: str) -> None:
     class Nested(Pattern):
         x = tensor()
-        root = op.Neg(x)
-        output = op.Mul(root, op.Add(op.Relu(root), op.Sigmoid(root)))
+        top = op.Neg(x)
+        output = op.Mul(top, op.Add(op.Relu(top), op.Sigmoid(top)))
 
     model = read(
         f"agraph (float[4] x) => (float[4] y) {{ c = Neg(x) r = Relu(c) g = Sigmoid(c) t = {inner} y = {outer} }}"

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Range = tuple[float, float]
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """How a range is chosen; HISTOGRAM and MOVING_AVERAGE_MINMAX are other names of MSE and MOVING_AVERAGE."""
 
     MINMAX = "minmax"

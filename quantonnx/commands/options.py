@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantonnx.errors import ConfigError, DataError, OutputError, PlanError
+from quantonnx.errors import ConfigError, DataError, OutputError
 
 if TYPE_CHECKING:
     from quantonnx.calibration.samples import ImageOptions, Samples
@@ -86,10 +86,7 @@ class TargetOptions:
         """Returns the target: the one asked for, or the plan's, or tensorrt."""
         from quantonnx.rewriting import choose_target
 
-        if plan is not None and plan.target and self.target and self.target != plan.target:
-            raise PlanError(f"the plan is for {plan.target}, not {self.target}", "leave --target out, or plan again")
-        name = self.target or (plan.target if plan is not None else "") or "tensorrt"
-        return choose_target(name, str(self.patterns) if self.patterns else ())
+        return choose_target(self.target, str(self.patterns) if self.patterns else (), plan)
 
 
 @dataclass(frozen=True)
