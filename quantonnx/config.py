@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from quantonnx.calibration.ranges import Method, RangeMethod, parse_method
 from quantonnx.errors import ConfigError
 from quantonnx.plan import near
+
+_FLOAT32 = np.finfo(np.float32)
 
 
 class _Strict(BaseModel):
@@ -71,9 +74,9 @@ class OpsToSkip(_Strict):
 
 
 class FixedRange(_Strict):
-    """A scale and zero point that calibration does not change."""
+    """A scale, a normal float32 number, and a zero point that calibration does not change."""
 
-    scale: float = Field(gt=0, allow_inf_nan=False)
+    scale: float = Field(ge=float(_FLOAT32.tiny), le=float(_FLOAT32.max), allow_inf_nan=False)
     zero_point: int = 0
 
 
@@ -93,6 +96,23 @@ class QuantConfig(_Strict):
     fixed: dict[str, FixedRange] = Field(default_factory=dict)
     bias_correction: bool = True
     weight_storage: str = Field(default="integer", pattern="^(integer|float)$")
+
+    @field_validator("activation")
+    @classmethod
+    def _one_scale(cls, value: TensorQuantConfig) -> TensorQuantConfig:
+        if value.per_channel:
+            raise ConfigError("activation.per_channel is True", "only weights have a scale per channel; leave it out")
+        return value
+
+    @field_validator("weight")
+    @classmethod
+    def _range_of_the_values(cls, value: TensorQuantConfig) -> TensorQuantConfig:
+        if value.calibration_method is not None:
+            raise ConfigError(
+                f"weight.calibration_method is {str(value.calibration_method)!r}",
+                "weights take their range from their values; leave it out",
+            )
+        return value
 
     @classmethod
     def load(cls, path: str | Path) -> QuantConfig:

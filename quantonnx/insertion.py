@@ -7,7 +7,7 @@ a large model never stands in memory twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,23 +53,19 @@ class _Writer:
         self.float_weights = float_weights
         self.nodes = {node.name: node for node in model.graph.nodes}
         self.tensors = model.tensors()
+        self.readers = _readers(model)
 
     def activation(self, site: Site, parameters: Parameters) -> None:
         """Puts a pair on a value that is computed, or that enters the graph."""
         value = self.tensors[site.tensor]
-        readers = [
-            (reader, i) for reader in _distinct(value.outputs) for i, v in enumerate(reader.inputs) if v is value
-        ]
-        if not site.whole:
-            readers = [(self.nodes[edge.node], edge.index) for edge in site.edges]
+        edges = self.readers.get(site.tensor, ()) if site.whole else site.edges
         public = site.whole and self.editor.is_public(value) and bool(value.inputs)
         source = self._behind_output(value) if public else value
         result = self._pair(source, site.tensor, parameters, site.format)
         if public:
             self._rename_result(result, value)
             result = value
-        for reader, index in readers:
-            self.editor.set_input(reader, index, result)
+        self._feed(edges, result)
 
     def weight(self, site: Site, parameters: Parameters) -> None:
         """Puts the codes of a weight and a DequantizeLinear in its place, or a pair on the float weight."""
@@ -89,7 +85,7 @@ class _Writer:
         stored = self.editor.constant(f"{site.tensor}_quantized", codes)
         self._feed(site.edges, self._dequantize(stored, site.tensor, parameters, site.format))
 
-    def _feed(self, edges: tuple[Edge, ...], result: gs.Tensor) -> None:
+    def _feed(self, edges: Sequence[Edge], result: gs.Tensor) -> None:
         for edge in edges:
             self.editor.set_input(self.nodes[edge.node], edge.index, result)
 
@@ -136,8 +132,12 @@ class _Writer:
         list.append(value.inputs, node)
 
 
-def _distinct(nodes: list[gs.Node]) -> list[gs.Node]:
-    return list({id(node): node for node in nodes}.values())
+def _readers(model: Model) -> dict[str, list[Edge]]:
+    found: dict[str, list[Edge]] = {}
+    for node in model.graph.nodes:
+        for index, value in enumerate(node.inputs):
+            found.setdefault(value.name, []).append(Edge(node.name, index))
+    return found
 
 
 def _axis_of(parameters: Parameters, fmt: TensorFormat) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
-from quantonnx.errors import ConfigError, TargetError
+from quantonnx.errors import ConfigError, PatternError, TargetError
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step, near
 from quantonnx.rewriting import Matches
-from quantonnx.sites import Site, shared, through_same_scale, through_transparent
+from quantonnx.sites import Site, moves, shared, through_same_scale, through_transparent
 from quantonnx.target import BiasKind, Target
 
 
@@ -48,7 +48,7 @@ def place(model: Model, matches: Matches, config: QuantConfig) -> Placement:
     decisions: list[Decision] = []
     resolved = list(matches.resolve(model))
     taken = list(_wanted(resolved, target, config, decisions))
-    claims = _claims(_inside_region(taken, target, decisions), target, config, decisions)
+    claims = _claims(_inside_region(taken, target, config, decisions), target, config, decisions)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
     sites = tuple(shared(moved))
@@ -72,10 +72,17 @@ def _check_formats(target: Target, config: QuantConfig) -> None:
         reason = target.refuses(_adjusted(fmt, getattr(config, name)))
         if reason:
             raise TargetError(f"{target.name} refuses the {name} format that was asked for: {reason}", "change it")
+    bits = _adjusted(target.activation, config.activation).n_bits
+    if bits not in (8, 16):  # QuantizeLinear saturates where its integer type ends
+        raise ConfigError(f"an activation of {bits} bits would saturate at {8 if bits < 8 else 16} bits", "use 8 or 16")
 
 
 def _names(node: gs.Node) -> list[str]:
     return [node.name, node.op, *(output.name for output in node.outputs)]
+
+
+def _names_in(match: Pattern) -> list[str]:
+    return [name for node in match.nodes for name in _names(node)]
 
 
 def _wanted(
@@ -83,9 +90,9 @@ def _wanted(
 ) -> Iterator[tuple[Step, Pattern]]:
     excluded = NameRules(config.exclude, "exclude")
     for step, match in found:
-        names = [*step.nodes, *(name for node in match.nodes for name in _names(node))]
+        names = [*step.nodes, *_names_in(match)]
         rule = excluded.first(names)
-        rules = (*target.rules, _not_float32)
+        rules = (*target.rules, _not_float32, _constant_activation)
         reason = f"excluded by {rule!r}" if rule else next((r for ask in rules if (r := ask(match))), None)
         if reason is None and not match.qdq_points:
             reason = f"{step.pattern} declares no points: it stays in float on {target.name}"
@@ -104,11 +111,19 @@ def _not_float32(match: Pattern) -> str | None:
     return None
 
 
+def _constant_activation(match: Pattern) -> str | None:
+    """A pattern's `tensor()` may stand on a constant, whose range no sample shows."""
+    values = (v for point in match.qdq_points if point.role.on_activation for v in match.values(point.declaration))
+    constant = next((value for value in values if isinstance(value, gs.Constant)), None)
+    return None if constant is None else f"{constant.name!r} is a constant: nothing to calibrate"
+
+
 def _inside_region(
-    found: list[tuple[Step, Pattern]], target: Target, decisions: list[Decision]
+    found: list[tuple[Step, Pattern]], target: Target, config: QuantConfig, decisions: list[Decision]
 ) -> Iterator[tuple[Step, Pattern]]:
     """Glue costs two conversions where a neighbour is float, so it is kept only where all its inputs are quantized."""
     quantized: set[str] = set()
+    stub = NameRules(config.skip.stub, "skip.stub")
     passing = target.same_scale | target.transparent
     for step, match in found:
         if step.pattern in target.glue or target.memory_bound(match):
@@ -121,12 +136,14 @@ def _inside_region(
                     Decision(step.output, f"its input {floating!r} is not quantized, so integer codes gain nothing")
                 )
                 continue
-        quantized.update(v.name for p in match.qdq_points if p.role.on_activation for v in match.values(p.declaration))
+        if stub.first(_names_in(match)) is None:
+            points = (point for point in match.qdq_points if point.role.on_activation)
+            quantized.update(value.name for point in points for value in match.values(point.declaration))
         yield step, match
 
 
 def _origin(value: gs.Tensor, passing: frozenset[str]) -> str:
-    while value.inputs and value.inputs[0].op in passing and value.inputs[0].inputs:
+    while value.inputs and moves(value.inputs[0], passing) and value.inputs[0].inputs:
         value = value.inputs[0].inputs[0]
     return str(value.name)
 
@@ -137,34 +154,27 @@ def _claims(
     stub, weight = NameRules(config.skip.stub, "skip.stub"), NameRules(config.skip.weight, "skip.weight")
     claims: list[Site] = []
     for step, match in found:
-        names = [name for node in match.nodes for name in _names(node)]
+        names = _names_in(match)
         skips_activation, skips_weight = stub.first(names), weight.first(names)
         for point in match.qdq_points:
             skip = skips_activation if point.role.on_activation else skips_weight
             if skip:
                 decisions.append(Decision(step.output, f"{point.role.value} skipped by {skip!r}"))
-            elif point.role is Role.BIAS:
-                claims += _bias_claim(point, step, match, target, bool(skips_activation))
-            else:
+            elif point.role is not Role.BIAS:
                 claims += _point_claims(point, step, match, target, config)
+            elif target.bias is BiasKind.INT32 and not skips_activation:
+                claims += _bias_claim(point, step, match, target, config)
     return claims
 
 
 def _point_claims(point: Point, step: Step, match: Pattern, target: Target, config: QuantConfig) -> Iterator[Site]:
-    is_weight = point.role is Role.WEIGHT
-    fmt = _adjusted(
-        target.weight if is_weight else target.activation, config.weight if is_weight else config.activation
-    )
-    if is_weight:
-        fmt = replace(fmt, axis=_axis(point, match) if fmt.axis is not None else None)
-    edges = match.edges(point.declaration)
-    for value in match.values(point.declaration):
-        own = tuple(edge for edge in edges if _reads(match, edge, value))
+    edges = _edges_by_value(point, match)
+    for value in {id(value): value for value in match.values(point.declaration)}.values():
         yield Site(
             tensor=value.name,
             roles=(point.role,),
-            format=fmt,
-            edges=() if point.role is Role.OUTPUT else own,
+            format=_format(point, match, target, config),
+            edges=() if point.role is Role.OUTPUT else tuple(edges.get(id(value), ())),
             pattern=step.pattern,
             owner=step.output,
             source=value.name,
@@ -173,8 +183,19 @@ def _point_claims(point: Point, step: Step, match: Pattern, target: Target, conf
         )
 
 
-def _reads(match: Pattern, edge: Edge, value: gs.Tensor) -> bool:
-    return any(node.name == edge.node and node.inputs[edge.index] is value for node in match.nodes)
+def _edges_by_value(point: Point, match: Pattern) -> dict[int, list[Edge]]:
+    nodes = {node.name: node for node in match.nodes}
+    found: dict[int, list[Edge]] = {}
+    for edge in match.edges(point.declaration):
+        found.setdefault(id(nodes[edge.node].inputs[edge.index]), []).append(edge)
+    return found
+
+
+def _format(point: Point, match: Pattern, target: Target, config: QuantConfig) -> TensorFormat:
+    if point.role is not Role.WEIGHT:
+        return _adjusted(target.activation, config.activation)
+    fmt = _adjusted(target.weight, config.weight)
+    return replace(fmt, axis=_axis(point, match) if fmt.axis is not None else None)
 
 
 def _axis(point: Point, match: Pattern) -> int | None:
@@ -183,20 +204,21 @@ def _axis(point: Point, match: Pattern) -> int | None:
 
 def _adjusted(fmt: TensorFormat, asked: TensorQuantConfig) -> TensorFormat:
     given = {name: getattr(asked, name) for name in ("n_bits", "symmetric", "signed")}
+    if asked.signed is False:
+        fmt = replace(fmt, narrow_range=False)
     fmt = replace(fmt, **{name: value for name, value in given.items() if value is not None})
     if asked.symmetric and asked.signed is None:
         fmt = replace(fmt, signed=True)
     return replace(fmt, axis=None) if asked.per_channel is False else fmt
 
 
-def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, activation_is_float: bool) -> Iterator[Site]:
+def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, config: QuantConfig) -> Iterator[Site]:
     values = match.values(point.declaration)
-    by_role = {p.role: p for p in match.qdq_points}
-    if target.bias is not BiasKind.INT32 or not values or activation_is_float or Role.WEIGHT not in by_role:
+    if not values:
         return
-    (weight,) = match.values(by_role[Role.WEIGHT].declaration)
-    (activation,) = match.values(by_role[Role.INPUT].declaration)
-    axis = _axis(by_role[Role.WEIGHT], match)
+    _, activation = _only(Role.INPUT, match)
+    weight_point, weight = _only(Role.WEIGHT, match)
+    axis = _axis(weight_point, match)
     if axis is None or tuple(values[0].shape) != (weight.shape[axis],):
         return  # not one number for each output channel
     yield Site(
@@ -206,9 +228,19 @@ def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, activa
         edges=match.edges(point.declaration),
         pattern=step.pattern,
         owner=step.output,
-        derived_from=(activation.name, weight.name),
+        derived_from=(activation.name, weight.name, _format(weight_point, match, target, config).axis),
         reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
     )
+
+
+def _only(role: Role, match: Pattern) -> tuple[Point, gs.Tensor]:
+    found = [(p, value) for p in match.qdq_points if p.role is role for value in match.values(p.declaration)]
+    if len(found) != 1:
+        raise PatternError(
+            f"pattern {type(match).__name__} declares a BIAS with {len(found)} values as {role.name}",
+            "its scale needs exactly one INPUT and one WEIGHT: correct or drop the BIAS",
+        )
+    return found[0]
 
 
 def _check_fixed(config: QuantConfig, sites: Sequence[Site]) -> None:

@@ -154,7 +154,7 @@ class _Numbers:
         self.parameters: dict[Site, Parameters] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
         self._activations: dict[str, Parameters] = {}
-        self._weights: dict[str, Site] = {}
+        self._weights: dict[tuple[str, int | None], Site] = {}
 
     def activation(self, site: Site) -> None:
         """Chooses a range, or takes the one that the user fixed."""
@@ -166,7 +166,7 @@ class _Numbers:
     def weight(self, site: Site) -> None:
         """Takes the range of the weight itself, per channel where the format says so."""
         self.parameters[site] = site.format.parameters(*site.format.extremes(self._values(site)))
-        self._weights[site.tensor] = site
+        self._weights[site.tensor, site.format.axis] = site
 
     def widen_for_bias(self, site: Site) -> None:
         """Raises the scale of weight channels so far that the bias fits into int32; only near-dead ones need it."""
@@ -186,8 +186,8 @@ class _Numbers:
         self.parameters[site] = Parameters(np.broadcast_to(scale, (size,)).copy(), np.zeros(size, np.int32))
 
     def _origins(self, site: Site) -> tuple[Parameters, Site]:
-        activation, weight = site.derived_from or ("", "")
-        return self._activations[activation], self._weights[weight]
+        activation, weight, axis = site.derived_from or ("", "", None)
+        return self._activations[activation], self._weights[weight, axis]
 
     def _range(self, site: Site) -> tuple[float, float]:
         source = site.source
@@ -198,7 +198,10 @@ class _Numbers:
         return self.ranges[source]
 
     def _values(self, site: Site) -> np.ndarray[Any, Any]:
-        return self.model.array(self.tensors[site.tensor])
+        values = self.model.array(self.tensors[site.tensor])
+        if not np.isfinite(values).all():
+            raise CalibrationError(f"{site.tensor!r} holds NaN or infinity", "mend the model, or exclude its operator")
+        return values
 
 
 def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:

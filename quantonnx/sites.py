@@ -16,6 +16,8 @@ from quantonnx.model import Model
 from quantonnx.pattern import Edge, Role
 from quantonnx.target import Target
 
+Derivation = tuple[str, str, int | None]
+
 
 @dataclass(frozen=True)
 class Site:
@@ -23,7 +25,7 @@ class Site:
 
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
     `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
-    (activation tensor, weight tensor). `owner` is the value that the first claiming match gives.
+    (activation tensor, weight tensor, the weight's axis). `owner` is the value that the first claiming match gives.
     """
 
     tensor: str
@@ -34,7 +36,7 @@ class Site:
     owner: str
     source: str = ""
     whole: bool = False
-    derived_from: tuple[str, str] | None = None
+    derived_from: Derivation | None = None
     reason: str = ""
 
     @property
@@ -48,6 +50,11 @@ class Site:
         return Role.WEIGHT in self.roles
 
 
+def moves(node: gs.Node, operators: Collection[str]) -> bool:
+    """True for a node whose operator, of ONNX itself, is one of `operators`."""
+    return not node.domain and node.op in operators
+
+
 def through_transparent(
     claims: list[Site], model: Model, target: Target, producers: dict[str, gs.Node]
 ) -> Iterator[Site]:
@@ -59,14 +66,14 @@ def through_transparent(
         if claim.roles == (Role.INPUT,):
             readers.setdefault(claim.tensor, set()).update(claim.edges)
     ways = {name: _way_back(name, len(edges), target, producers, public) for name, edges in readers.items()}
-    moves = {name: move for name, way in ways.items() if (move := next((m for m in way if m[0] in claimed), None))}
+    moved = {name: move for name, way in ways.items() if (move := next((m for m in way if m[0] in claimed), None))}
     for claim in claims:
-        if claim.roles == (Role.INPUT,) and claim.tensor in moves:
-            before, edge = moves[claim.tensor]
+        if claim.roles == (Role.INPUT,) and claim.tensor in moved:
+            before, edge = moved[claim.tensor]
             reason = f"{claim.reason}, before {producers[claim.tensor].op}"
             yield replace(claim, tensor=before, source=before, edges=(edge,), reason=reason)
-        elif claim.derived_from is not None and claim.derived_from[0] in moves:
-            yield replace(claim, derived_from=(moves[claim.derived_from[0]][0], claim.derived_from[1]))
+        elif claim.derived_from is not None and claim.derived_from[0] in moved:
+            yield replace(claim, derived_from=(moved[claim.derived_from[0]][0], *claim.derived_from[1:]))
         else:
             yield claim
 
@@ -74,7 +81,7 @@ def through_transparent(
 def _way_back(
     name: str, read_by: int, target: Target, producers: dict[str, gs.Node], public: Collection[str]
 ) -> Iterator[tuple[str, Edge]]:
-    while (node := producers.get(name)) is not None and node.op in target.transparent:
+    while (node := producers.get(name)) is not None and moves(node, target.transparent):
         if name in public or len(node.outputs[0].outputs) != read_by:
             return
         name, read_by = node.inputs[0].name, 1
@@ -85,6 +92,7 @@ def through_same_scale(claims: Iterable[Site], target: Target, producers: dict[s
     """An operator that copies codes is an integer one when the pairs on both sides share one scale."""
     claims = list(claims)
     claimed = {claim.tensor for claim in claims if claim.on_activation}
+    closed = {claim.tensor for claim in claims if claim.whole}
     for claim in claims:
         chain = _copied_from(claim.tensor, target, producers, claimed) if claim.on_activation else []
         if not chain:
@@ -93,16 +101,18 @@ def through_same_scale(claims: Iterable[Site], target: Target, producers: dict[s
         source = chain[-1].inputs[0].name
         reason = f"{claim.reason}, same scale as {source!r}"
         yield replace(claim, source=source, reason=reason)
-        for node in chain[:-1]:
+        for node in chain if source not in closed else chain[:-1]:
             between, edges = node.inputs[0].name, (Edge(node.name, 0),)
-            yield replace(claim, tensor=between, roles=(Role.INPUT,), source=source, edges=edges, reason=reason)
+            yield replace(
+                claim, tensor=between, roles=(Role.INPUT,), source=source, edges=edges, whole=False, reason=reason
+            )
 
 
 def _copied_from(name: str, target: Target, producers: dict[str, gs.Node], claimed: Collection[str]) -> list[gs.Node]:
     """The operators that copy codes on the way back from a value to the farthest claimed one, nearest first."""
     chain: list[gs.Node] = []
     reach = 0
-    while (node := producers.get(name)) is not None and node.op in target.same_scale:
+    while (node := producers.get(name)) is not None and moves(node, target.same_scale):
         chain.append(node)
         name = node.inputs[0].name
         reach = len(chain) if name in claimed else reach
@@ -111,19 +121,26 @@ def _copied_from(name: str, target: Target, producers: dict[str, gs.Node], claim
 
 def shared(claims: Iterable[Site]) -> Iterator[Site]:
     """One pair per tensor and format, with the roles and edges of all that claim it."""
-    merged: dict[tuple[str, TensorFormat, tuple[str, str] | None], Site] = {}
+    groups: dict[tuple[str, TensorFormat, Derivation | None], list[Site]] = {}
     for claim in claims:
-        key = (claim.tensor, claim.format, claim.derived_from)
-        first = merged.get(key)
-        merged[key] = claim if first is None else _merged(first, claim)
-    yield from merged.values()
+        groups.setdefault((claim.tensor, claim.format, claim.derived_from), []).append(claim)
+    for group in groups.values():
+        yield _merged(group) if len(group) > 1 else group[0]
 
 
-def _merged(first: Site, other: Site) -> Site:
+def _merged(group: list[Site]) -> Site:
     return replace(
-        first,
-        roles=tuple(dict.fromkeys(first.roles + other.roles)),
-        edges=tuple(dict.fromkeys(first.edges + other.edges)),
-        whole=first.whole or other.whole,
-        reason=first.reason if other.reason in first.reason else f"{first.reason}; {other.reason}",
+        group[0],
+        roles=tuple(dict.fromkeys(role for site in group for role in site.roles)),
+        edges=tuple(dict.fromkeys(edge for site in group for edge in site.edges)),
+        whole=any(site.whole for site in group),
+        reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
+
+
+def _joined(reasons: Iterable[str]) -> str:
+    told = ""
+    for reason in reasons:
+        if reason not in told:
+            told = f"{told}; {reason}" if told else reason
+    return told

@@ -12,7 +12,7 @@ from quantonnx.pattern import Role
 from quantonnx.placement import Decision
 from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
-from quantonnx.sites import Site
+from quantonnx.sites import Site, moves
 from quantonnx.speed import Speed
 from quantonnx.verification import Comparison
 
@@ -163,6 +163,6 @@ def _passing(quantized: QuantizedModel) -> set[str]:
     return {
         node.name
         for node in quantized.model.graph.nodes
-        if node.op in target.transparent | target.same_scale
+        if moves(node, target.transparent | target.same_scale)
         and (node.name in read or any(output.name in given for output in node.outputs))
     }

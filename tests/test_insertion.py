@@ -306,3 +306,31 @@ def test_a_weight_and_bias_of_two_convs_that_read_different_values() -> None:
 def test_tensorrt_leaves_the_bias_in_float() -> None:
     result = quantized(BLOCK, "tensorrt").to_onnx()
     assert {"n1_bias", "b2"} <= set(constants(result))
+
+
+def test_a_tied_weight_has_a_scale_for_each_of_its_axes() -> None:
+    graph = (
+        "agraph (float[4,16] x) => (float[4,16] y) <float[16,16] w, float[16] b> "
+        "{ h = Gemm(x, w, b) r = Relu(h) y = Gemm<transB=1>(r, w, b) }"
+    )
+    done = quantized(graph, "onnxruntime")
+    result = done.to_onnx()
+    assert {site.format.axis for site in done.weight_sites} == {0, 1}
+    gemms = [node for node in result.graph.node if node.op_type == "Gemm"]
+    for gemm in gemms:
+        x, weight, bias = (constants(result)[givers(result)[name].input[1]] for name in gemm.input)
+        np.testing.assert_array_equal(bias, x * weight)
+    assert len({gemm.input[1] for gemm in gemms}) == 2
+    run(result, feeds_of(parse(graph)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_a_weight_or_bias_that_is_not_finite_is_named(name: str, value: float) -> None:
+    proto = parse("agraph (float[2,16] x) => (float[2,16] y) <float[16,16] w, float[16] b> { y = Gemm(x, w, b) }")
+    for item in proto.graph.initializer:
+        if item.name == name:
+            values = np.full(item.dims, value, np.float32)
+            item.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    with pytest.raises(CalibrationError, match=f"{name!r} holds NaN or infinity"):
+        quantize(proto, samples(proto), target="onnxruntime")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from models import parse, producer
 
 from quantonnx.config import FixedRange, OpsToSkip, QuantConfig, TensorQuantConfig
-from quantonnx.errors import ConfigError, TargetError
-from quantonnx.pattern import INPUT, Edge, Pattern, Role, op, tensor
+from quantonnx.errors import ConfigError, PatternError, TargetError
+from quantonnx.pattern import BIAS, INPUT, WEIGHT, Edge, Pattern, Role, const, op, tensor
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import transform
 from quantonnx.sites import Site
+from quantonnx.summary import left_in_float
 
 BLOCK = (
     "agraph (float[1,16,6,6] x) => (float[1,16,6,6] y) <float[16,16,3,3] w1, float[16,16,3,3] w2, float[16] b1, "
@@ -146,13 +149,13 @@ def test_a_residual_block_is_closed_for_onnxruntime() -> None:
 def test_biases_take_the_product_of_two_scales() -> None:
     quantized = placed(BLOCK, "onnxruntime")
     biases = {site.tensor: site.derived_from for site in quantized.sites if site.roles == (Role.BIAS,)}
-    assert biases == {"n1_bias": ("x", "n1_weight"), "b2": ("r1", "w2")}
+    assert biases == {"n1_bias": ("x", "n1_weight", 0), "b2": ("r1", "w2", 0)}
 
 
 def test_the_bias_of_a_classifier_follows_its_input_through_the_flatten() -> None:
     quantized = placed(CLASSIFIER, "onnxruntime")
     biases = {site.tensor: site.derived_from for site in quantized.sites if site.roles == (Role.BIAS,)}
-    assert biases == {"b": ("x", "w"), "d": ("f", "v")}
+    assert biases == {"b": ("x", "w", 0), "d": ("f", "v", 1)}
     assert on(quantized, "f").source == "p"
 
 
@@ -302,9 +305,12 @@ def test_a_fixed_range_on_a_tensor_that_follows_another_names_that_one() -> None
 
 def test_bits_and_granularity_come_from_the_configuration() -> None:
     quantized = placed(
-        BLOCK, "tensorrt", activation=TensorQuantConfig(n_bits=6), weight=TensorQuantConfig(n_bits=4, per_channel=False)
+        BLOCK,
+        "onnxruntime",
+        activation=TensorQuantConfig(n_bits=16),
+        weight=TensorQuantConfig(n_bits=4, per_channel=False),
     )
-    assert {site.format.n_bits for site in quantized.activation_sites} == {6}
+    assert {site.format.n_bits for site in quantized.activation_sites} == {16}
     assert {(site.format.n_bits, site.format.axis) for site in quantized.weight_sites} == {(4, None)}
 
 
@@ -355,3 +361,98 @@ def test_tensorrt_refuses_formats_that_it_does_not_have(asked: dict[str, object]
     graph = "agraph (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w> { y = Conv(x, w) }"
     with pytest.raises(TargetError, match="tensorrt refuses the activation format"):
         placed(graph, "tensorrt", activation=TensorQuantConfig(**asked))
+
+
+@pytest.mark.parametrize("n_bits", [2, 7, 9, 15])
+def test_activation_codes_end_where_their_integer_type_does(n_bits: int) -> None:
+    storage = 8 if n_bits < 8 else 16
+    message = f"an activation of {n_bits} bits would saturate at {storage} bits; use 8 or 16"
+    with pytest.raises(ConfigError, match=message):
+        placed(BLOCK, "onnxruntime", activation=TensorQuantConfig(n_bits=n_bits))
+
+
+def test_a_product_of_two_constants_stays_in_float() -> None:
+    quantized = placed(
+        "agraph (float[16,32] x) => (float[16,32] y) <float[16,16] c, float[16,32] w> { p = MatMul(c, w) y = Add(p, x) }",
+        "tensorrt",
+    )
+    assert not quantized.sites
+    assert reasons(quantized)["p"] == "'c' is a constant: nothing to calibrate"
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_an_operator_of_another_domain_moves_no_codes(target: str) -> None:
+    graph = CLASSIFIER.replace("f = Flatten(p)", "f = other.Flatten(p)")
+    fused = transform(parse(graph, domain="other"), target=target)
+    quantized = insert_qdq(fused.model, fused.matches)
+    assert on(quantized, "f").source == "f"
+    assert any("no pattern" in reason for reason in reasons_of_rest(quantized))
+
+
+def reasons_of_rest(quantized: QuantizedModel) -> list[str]:
+    return [decision.reason for decision in left_in_float(quantized)]
+
+
+def test_a_bias_without_one_input_and_one_weight_is_an_error_of_the_pattern() -> None:
+    class TwoInputs(Pattern):
+        a, b, bias = tensor(), tensor(), const()
+        output = op.Add(op.Mul(a, b), bias)
+        qdq_points = (INPUT(a), INPUT(b), BIAS(bias))
+
+    class NoInput(Pattern):
+        x, weight, bias = tensor(), const(), const()
+        output = op.Conv(x, weight, bias)
+        qdq_points = (WEIGHT(weight, axis=0), BIAS(bias))
+
+    product = parse(
+        "agraph (float[2,4] x, float[2,4] z) => (float[2,4] y) <float[4] b> { m = Mul(x, z) y = Add(m, b) }"
+    )
+    fused = transform(product, target="onnxruntime", patterns=(TwoInputs,))
+    with pytest.raises(PatternError, match="TwoInputs declares a BIAS with 2 values as INPUT"):
+        insert_qdq(fused.model, fused.matches)
+    conv = parse("agraph (float[1,4,6,6] x) => (float[1,4,6,6] y) <float[4,4,1,1] w, float[4] b> { y = Conv(x, w, b) }")
+    fused = transform(conv, target="onnxruntime", patterns=(NoInput,))
+    with pytest.raises(PatternError, match="NoInput declares a BIAS with 0 values as INPUT"):
+        insert_qdq(fused.model, fused.matches)
+
+
+def test_a_maxpool_next_to_a_quantized_reader_reads_codes_too() -> None:
+    quantized = placed(
+        "agraph (float[1,4,6,6] x) => (float[N,C,H,W] y, float[N,C,H,W] z) <float[4,4,1,1] w> "
+        "{ l = LeakyRelu(x) p = MaxPool<kernel_shape=[2,2]>(l) y = Conv(p, w) z = Conv(l, w) }",
+        "onnxruntime",
+    )
+    assert on(quantized, "p").source == "l"
+    assert set(on(quantized, "l").edges) == {edge(quantized, "z", 0), edge(quantized, "p", 0)}
+
+
+def test_an_add_of_skipped_activations_is_left_out() -> None:
+    quantized = placed(BLOCK, "onnxruntime", skip=OpsToSkip(stub=("n1", "c2")))
+    assert not quantized.activation_sites
+    assert "is not quantized" in reasons(quantized)["y"]
+
+
+def test_unsigned_weights_use_all_codes() -> None:
+    quantized = placed(BLOCK, "onnxruntime", weight=TensorQuantConfig(signed=False))
+    assert {(site.format.qmin, site.format.qmax) for site in quantized.weight_sites} == {(0, 255)}
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "agraph (float[1,2,2,2] x) => (float[N,C,H,W] y) {convs} y = Concat<axis=1>({values}) }",
+        "agraph (float[1,2,2,2] x) => (float[1,2,2,2] y) {convs} y = Sum({values}) }",
+    ],
+    ids=["concat", "shared weight"],
+)
+def test_placement_is_linear(graph: str) -> None:
+    """4000 branches, or 4000 readers of one weight; quadratic, they took 20 s."""
+    names = [f"v{i}" for i in range(4000)]
+    convs = "<float[2,2,1,1] w> { " + " ".join(f"{name} = Conv(x, w)" for name in names)
+    fused = transform(
+        parse(graph.replace("{convs}", convs).replace("{values}", ", ".join(names))), target="onnxruntime"
+    )
+    start = time.process_time()
+    quantized = insert_qdq(fused.model, fused.matches)
+    assert time.process_time() - start < 5
+    assert len(quantized.weight_sites) == 1

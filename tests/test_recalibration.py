@@ -12,7 +12,7 @@ from models import parse
 import quantonnx as qx
 from quantonnx.errors import ModelError
 from quantonnx.insertion import integer_operators
-from quantonnx.inspecting import find_pairs, inspect
+from quantonnx.inspecting import file_size, find_pairs, inspect
 from quantonnx.model import Model
 from quantonnx.recalibration import float_view, recalibrate
 from quantonnx.verification import compare
@@ -169,11 +169,23 @@ def test_a_pair_that_gives_an_output_of_the_graph() -> None:
     )
 
 
+def test_no_relu_cuts_a_graph_input() -> None:
+    graph = """
+        g (float[N,4] x) => (float[N,4] y) <float scale = {0.1}, uint8 zero = {0}> {
+            q = QuantizeLinear (x, scale, zero)
+            d = DequantizeLinear (q, scale, zero)
+            y = Identity (d)
+        }
+    """
+    assert numbers(recalibrate(parse(graph), feeds(8.0, (8, 4))).model)["x"][1] > 0
+
+
 @pytest.mark.parametrize(("scale", "highest"), [(0.1, None), (6 / 255, 6.0)])
 def test_a_dropped_relu_comes_back(scale: float, highest: float | None) -> None:
     graph = f"""
-        g (float[N,4] x) => (float[N,4] y) <float scale = {{{scale}}}, uint8 zero = {{0}}> {{{{
-            n = Neg (x)
+        g (float[N,4] x) => (float[N,4] y) <float scale = {{{scale}}}, uint8 zero = {{0}}, float none = {{0}}> {{{{
+            m = Neg (x)
+            n = Add (m, none)
             q = QuantizeLinear (n, scale, zero)
             d = DequantizeLinear (q, scale, zero)
             y = Identity (d)
@@ -197,3 +209,16 @@ def test_inspection_counts_what_is_there(tmp_path: Path) -> None:
     assert dict(found.operators)["QuantizeLinear"] == found.activation_pairs
     assert found.file_bytes == path.stat().st_size
     assert dict(found.bytes_by_type)["int8"] >= 16 * 16 * 10
+
+
+def test_the_size_of_a_file_counts_external_data(tmp_path: Path) -> None:
+    proto = parse("g (float[N,4] x) => (float[N,4] y) <float[4] w, float[4] v> { a = Add (x, w) y = Add (a, v) }")
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(500, np.float32), tensor.name))
+    onnx.save(proto, tmp_path / "inside.onnx")
+    assert file_size(tmp_path / "inside.onnx") == (tmp_path / "inside.onnx").stat().st_size
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert file_size(tmp_path / "m.onnx") == sum((tmp_path / name).stat().st_size for name in ("m.onnx", "m.data"))
+    (tmp_path / "damaged.onnx").write_bytes(b"\xff" * 30)
+    with pytest.raises(ModelError, match="cannot be read"):
+        file_size(tmp_path / "damaged.onnx")

@@ -73,6 +73,29 @@ def test_a_fixed_batch_is_honoured():
         assert shapes(open_samples(data, fixed)) == [(2, 3, 4)] * 2
 
 
+def test_a_fixed_batch_is_never_cut(tmp_path):
+    fixed = (InputSpec("x", F32, (2, 3, 4)),)
+    for data in (X, [X[:2], X[2:4]]):
+        assert shapes(open_samples(data, fixed, limit=1)) == [(2, 3, 4)]
+        assert shapes(open_samples(data, fixed, limit=3)) == [(2, 3, 4)] * 2
+    np.savez(tmp_path / "d.npz", x=X, label=np.arange(5))
+    assert len(open_samples(tmp_path / "d.npz", fixed, limit=1).labels) == 2
+    with pytest.raises(DataError, match="holds 5 samples, the model takes batches of 8"):
+        list(open_samples(X, (InputSpec("x", F32, (8, 3, 4)),)))
+
+
+def test_first_axes_that_differ_are_no_batch():
+    inputs = (InputSpec("x", F32, (3, 4)), InputSpec("y", F32, (7,)))
+    samples = open_samples({"x": X, "y": np.ones((5, 7), np.float32)}, inputs, limit=2)
+    assert len(samples) == len(list(samples)) == 2
+
+
+def test_lists_of_numbers_are_arrays():
+    np.testing.assert_array_equal(joined(open_samples({"x": X.tolist()}, ONE)), X)
+    with pytest.raises(DataError, match="'x' of the data is not an array"):
+        open_samples({"x": [[1.0], [1.0, 2.0]]}, ONE)
+
+
 def test_two_inputs_and_labels(tmp_path):
     np.savez(tmp_path / "d.npz", mask=np.ones((4, 7), np.int32), ids=np.arange(28).reshape(4, 7), label=np.arange(4))
     samples = open_samples(tmp_path / "d.npz", TWO, limit=3)
@@ -287,6 +310,11 @@ def test_image_sizes(picture, options, size):
 def test_images_of_another_size_than_the_model_are_refused(picture):
     with pytest.raises(DataError, match=r"has shape \[1, 3, 4, 4\], expected float32 \[N, 3, 8, 6\]"):
         list(open_samples(picture[0], IMAGE, images=ImageOptions(crop=4)))
+
+
+def test_a_picture_smaller_than_the_crop_is_refused(picture):
+    with pytest.raises(DataError, match=r"\.png' is \d+x\d+, expected at least the crop of 99x4"):
+        list(open_samples(picture[0], IMAGE, images=ImageOptions(crop=(99, 4))))
 
 
 def test_images_for_other_inputs_are_refused(picture):

@@ -105,6 +105,15 @@ def test_inputs_that_do_not_share_a_batch():
     assert [stats[name].high for name in ("y", "t", "s")] == [2, 2, 1]
 
 
+def test_an_input_without_a_batch_axis():
+    graph = CONVS.replace("float[N,3,H,W] x", "float[3,80,80] image").replace("w2> {", "w2, int64[1] first = {0}> {")
+    model = read(graph.replace("a = Conv", "x = Unsqueeze(image, first)\n    a = Conv"))
+    with Collector(model, ["r"], means={"r": True}) as collector:
+        collector.run_all([{"image": X[0]}])
+        assert collector.finish()["r"].high == pytest.approx(whole("r", X[:1]).max(), rel=1e-5)
+        assert collector.channel_means()["r"].shape == (16,)
+
+
 def test_the_model_is_not_changed():
     model = read(CONVS)
     before = model.to_bytes()

@@ -66,6 +66,25 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
     return tuple(_spec(value) for value in model.graph.inputs if isinstance(value, gs.Variable))
 
 
+def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
+    """Return the batch of more than one sample that a model insists on, if it does."""
+    return next((spec.batch for spec in inputs if spec.batch not in (None, 1)), None)
+
+
+def whole_batches(count: int, inputs: Sequence[InputSpec]) -> int:
+    """Return `count`, rounded up to what fixed batches hold; first axes that differ are no batch."""
+    first = {spec.batch or 1 for spec in inputs}
+    rows = first.pop() if len(first) == 1 else 1
+    return -(-count // rows) * rows
+
+
+def joined(rows: Sequence[Feed]) -> Feed:
+    """Return several feeds as one, along the first axis."""
+    if len(rows) == 1:
+        return rows[0]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
 def named(values: Any, inputs: Sequence[InputSpec], where: str) -> Feed:
     """Return arrays by input name, from a mapping, one array, or a sequence of arrays in the order of the inputs."""
     if isinstance(values, Mapping):

@@ -55,7 +55,7 @@ def read_image(path: Path, inputs: Sequence[InputSpec], options: ImageOptions) -
     assert spec.shape is not None
     channels, size = (spec.shape[1], spec.shape[2:]) if layout == "nchw" else (spec.shape[3], spec.shape[1:3])
     picture = _decoded(path, "L" if channels == 1 else "RGBA" if channels == 4 else "RGB")
-    pixels = np.asarray(_framed(picture, size, options))
+    pixels = np.asarray(_framed(picture, size, options, path))
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     if not options.rgb:
         pixels = pixels[..., ::-1]
@@ -82,7 +82,7 @@ def _image_input(inputs: Sequence[InputSpec], options: ImageOptions) -> tuple[In
     return inputs[0], options.layout or ("nhwc" if channels_last else "nchw")
 
 
-def _framed(picture: Image, size: tuple[int | str | None, ...], options: ImageOptions) -> Image:
+def _framed(picture: Image, size: tuple[int | str | None, ...], options: ImageOptions, path: Path) -> Image:
     """Resize and crop; the model's fixed size is what comes out unless the options say another."""
     own = (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
     crop = _pair(options.crop) or (own if options.resize else None)
@@ -92,6 +92,11 @@ def _framed(picture: Image, size: tuple[int | str | None, ...], options: ImageOp
         picture = picture.resize((own[1], own[0]), BILINEAR)
     if crop is None:
         return picture
+    if crop[0] > picture.height or crop[1] > picture.width:
+        raise DataError(
+            f"{str(path)!r} is {picture.height}x{picture.width}, expected at least the crop of {crop[0]}x{crop[1]}",
+            "resize to more than the crop, or leave small pictures out",
+        )
     left, top = round((picture.width - crop[1]) / 2), round((picture.height - crop[0]) / 2)
     return picture.crop((left, top, left + crop[1], top + crop[0]))
 

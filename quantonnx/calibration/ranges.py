@@ -28,8 +28,8 @@ class Method(StrEnum):
     PERCENTILE = "percentile"
     ENTROPY = "entropy"
     MSE = "mse"
-    HISTOGRAM = "mse"  # noqa: PIE796 - an alias
-    MOVING_AVERAGE_MINMAX = "moving_average"  # noqa: PIE796 - an alias
+    HISTOGRAM = "mse"  # an alias
+    MOVING_AVERAGE_MINMAX = "moving_average"  # an alias
 
 
 _ALIASES = {"histogram": Method.MSE, "tf_enhanced": Method.MSE, "max": Method.MINMAX, "kl": Method.ENTROPY}

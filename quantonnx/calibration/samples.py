@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.calibration.feeds import Feed, InputSpec, input_specs, named
+from quantonnx.calibration.feeds import Feed, InputSpec, fixed_batch, input_specs, joined, named, whole_batches
 from quantonnx.calibration.images import IMAGE_SUFFIXES, ImageOptions, read_image
 from quantonnx.calibration.sources import (
     Part,
@@ -36,7 +36,8 @@ RANDOM_LENGTH = 16
 class Samples:
     """A stream of feeds: iterate as often as the source allows, with the same result.
 
-    `labels` are the labels kept beside the data, or None; `digest` identifies the data, or is None when it cannot.
+    Where the model's batch is fixed, a limit is rounded up to whole batches, and a last batch that stays incomplete is
+    dropped. `labels` are the labels kept beside the data, or None; `digest` identifies it, or is None when it cannot.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Samples:
         self._parts = parts
         self._length = length
         self._batch_size = batch_size
-        self._limit = limit
+        self._limit = limit if limit is None else whole_batches(limit, self.inputs)
         self._labels = labels
         self._files = files
 
@@ -62,12 +63,12 @@ class Samples:
         left = self._limit
         found = False
         for feed, rows in _batches(self._parts(), self.inputs, self._batch_size):
-            if left is not None and rows > left:
+            if left is not None and rows > left and fixed_batch(self.inputs) is None:
                 feed, rows = {name: value[:left] for name, value in feed.items()}, left
             if left != 0:
                 found = True
                 yield feed
-            left = None if left is None else left - rows
+            left = None if left is None else max(left - rows, 0)
             if left == 0:
                 break
         if not found:
@@ -100,6 +101,7 @@ class Samples:
             raise DataError(f"the number of samples is {count}, expected at least 1")
         limited = Samples(self._parts, self.inputs, batch_size=self._batch_size, labels=self._labels)
         limited._length, limited._files = self._length, self._files
+        count = whole_batches(count, self.inputs)
         limited._limit = count if self._limit is None else min(count, self._limit)
         return limited
 
@@ -139,30 +141,31 @@ def open_samples(
 
 def _batches(parts: Iterable[Part], inputs: Sequence[InputSpec], batch_size: int) -> Iterator[tuple[Feed, int]]:
     """Check each part against the inputs; join and cut rows to the batch that the model, or the caller, wants."""
-    fixed = next((spec.batch for spec in inputs if spec.batch not in (None, 1)), None)
+    fixed, any_yet = fixed_batch(inputs), False
     waiting: list[Feed] = []
     for part in parts:
         feed, rows = part.feed(inputs)
         as_it_is = part.fits(feed, inputs) if fixed else not part.divisible
         if as_it_is and not waiting:
+            any_yet = True
             yield feed, rows
             continue
         for row in part.rows(feed, rows):
             if waiting and not fixed and _shapes(row) != _shapes(waiting[0]):
-                yield _joined(waiting), len(waiting)
+                yield joined(waiting), len(waiting)
                 waiting = []
             waiting.append(row)
             if len(waiting) == (fixed or batch_size):
-                yield _joined(waiting), len(waiting)
+                any_yet = True
+                yield joined(waiting), len(waiting)
                 waiting = []
     if waiting and not fixed:
-        yield _joined(waiting), len(waiting)
-
-
-def _joined(rows: list[Feed]) -> Feed:
-    if len(rows) == 1:
-        return rows[0]
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        yield joined(waiting), len(waiting)
+    elif waiting and not any_yet:
+        raise DataError(
+            f"the data holds {len(waiting)} samples, the model takes batches of {fixed}",
+            f"give at least {fixed} samples, or a model with a dynamic batch",
+        )
 
 
 def _shapes(feed: Feed) -> list[tuple[int, ...]]:
@@ -270,8 +273,8 @@ def _random_samples(count: int, inputs: Sequence[InputSpec], seed: int, batch_si
     if count < 1:
         raise DataError(f"the number of random samples is {count}, expected at least 1")
 
-    batches = {spec.batch or 1 for spec in inputs}
-    rows = batches.pop() if len(batches) == 1 else 1  # first axes that differ are no batch
+    first = {spec.batch or 1 for spec in inputs}
+    rows = first.pop() if len(first) == 1 else 1  # first axes that differ are no batch
     feeds = -(-count // rows)
 
     def parts() -> Iterator[Part]:

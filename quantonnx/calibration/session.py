@@ -22,7 +22,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quantonnx.calibration.feeds import input_specs, named
-from quantonnx.calibration.sources import Part
+from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
 from quantonnx.calibration.taps import Tap, add_mean_taps, add_taps
 from quantonnx.errors import CalibrationError, DataError, ModelError
@@ -157,7 +157,7 @@ class Collector:
             values = session.run(names, feed)[: len(names)]  # no names mean all outputs to ONNX Runtime
         except Exception as error:
             raise DataError(f"ONNX Runtime cannot run sample {self._seen}: {_first_line(error)}") from error
-        rows = _rows(feed)
+        rows = shared_rows(feed)
         self._worker.give((dict(feed) | dict(zip(names, values, strict=True)), rows))
         self._seen += rows
         return list(values[: len(outputs)])
@@ -252,12 +252,6 @@ def _length(samples: Any) -> int | None:
         return None
 
 
-def _rows(feed: Mapping[str, Array]) -> int:
-    """Return the number of samples in a feed: the first dimension that all its inputs share, else 1."""
-    first = {value.shape[0] if value.ndim else None for value in feed.values()}
-    return (first.pop() or 1) if len(first) == 1 else 1
-
-
 def _prepared(model: Model, stack: ExitStack, change: Callable[[onnx.ModelProto], None]) -> bytes | str:
     """Return what ONNX Runtime loads, with `change` made to a copy of the model: bytes, or a temporary file."""
     if _weight_bytes(model) <= LARGEST_IN_MEMORY:
@@ -284,14 +278,15 @@ def _load(
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads or 0
+    # Idle threads otherwise spin on the core that the statistics need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
     if bounded:
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        loaded = source if isinstance(source, bytes) else os.fspath(source)
+        return ort.InferenceSession(loaded, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 

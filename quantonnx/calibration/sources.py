@@ -47,7 +47,7 @@ class Part:
                     f"input {spec.name!r} of {self.where} has shape {list(array.shape)}, expected {spec.text}"
                 )
             feed[spec.name] = np.asarray(array, order="C")
-        return feed, _shared_rows(feed)
+        return feed, shared_rows(feed)
 
     @staticmethod
     def fits(feed: Feed, inputs: Sequence[InputSpec]) -> bool:
@@ -69,7 +69,8 @@ class StackedArrays:
 
     def __init__(self, arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: str) -> None:
         wanted = {spec.name for spec in inputs}
-        given = {name: value for name, value in arrays.items() if name in wanted or name not in _LABELS}
+        kept = {name: value for name, value in arrays.items() if name in wanted or name not in _LABELS}
+        given = {name: _stacked(value, f"{name!r} of {where}") for name, value in kept.items()}
         self._arrays = named(dict.fromkeys(given, 0), inputs, where) and _matched(given, inputs)
         self._inputs = inputs
         self._where = where
@@ -201,10 +202,20 @@ def _matched(arrays: Mapping[str, Any], inputs: Sequence[InputSpec]) -> dict[str
     return {spec.name: arrays[spec.name] for spec in inputs}
 
 
+def _stacked(value: Any, where: str) -> Any:
+    if isinstance(value, _ArrayStream):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{where} is not an array: {error}", "give samples of one shape") from error
+
+
 def _rows_of(value: Any) -> Iterator[Array]:
     return value.rows() if isinstance(value, _ArrayStream) else iter(np.asarray(value))
 
 
-def _shared_rows(feed: Feed) -> int:
+def shared_rows(feed: Mapping[str, Array]) -> int:
+    """Return the number of samples in a feed: the first dimension that all its inputs share, else 1."""
     first = {value.shape[0] if value.ndim else None for value in feed.values()}
     return (first.pop() or 1) if len(first) == 1 else 1

@@ -50,8 +50,9 @@ class Tap:
         """Add to the statistics what was fetched for `rows` samples."""
         if self.whole:
             whole = values[self.whole]
-            stats.update(whole, rows if whole.ndim and whole.shape[0] % rows == 0 else 1)
+            stats.update(whole, _samples(whole, rows))
             return
+        rows = _samples(values[self.maximum], rows)
         maxima = values[self.maximum].reshape(rows, -1).max(axis=1)
         stats.add_extremes(maxima * 0, maxima)
         if self.thinned:
@@ -103,6 +104,11 @@ def add_mean_taps(
         if answers[tensor] not in own:
             proto.graph.output.append(onnx.ValueInfoProto(name=answers[tensor]))
     return answers
+
+
+def _samples(value: Array, rows: int) -> int:
+    """Return the samples in a value: one where its first axis cannot hold `rows`, as in a model without batches."""
+    return rows if value.ndim and value.shape[0] % rows == 0 else 1
 
 
 def _pooled(proto: onnx.ModelProto, tensor: str, stride: int, free: Iterator[str]) -> Tap:

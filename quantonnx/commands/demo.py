@@ -11,22 +11,22 @@ from quantonnx.commands.options import NumberOptions, OutOptions, SampleOptions,
 from quantonnx.commands.quantizing import quantize
 from quantonnx.commands.running import Run
 
+DEFAULT_OUT = Path("demo.int8.onnx")
+
 
 def demo(
     run: Run,
     compiler: TargetOptions,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The file to write.")] = Path(
-        "demo.int8.onnx"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The file to write.")] = DEFAULT_OUT,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
 ) -> int:
-    """Quantize the embedded network, a residual CNN trained on Fashion-MNIST, and show what changed."""
+    """Quantize the embedded network, a residual CNN trained on Fashion-MNIST, for ONNX Runtime or another --target."""
     from quantonnx.demo import calibration_path, evaluation_path, model_path
 
     return quantize(
         run,
         model_path(),
-        OutOptions(out, force),
+        OutOptions(out, force or out == DEFAULT_OUT),
         TargetOptions(compiler.target or "onnxruntime", compiler.patterns),
         SampleOptions(calibration_path()),
         NumberOptions(),

@@ -102,7 +102,7 @@ class NumberOptions:
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax (the default), moving_average, histogram (= mse), percentile[:99.99], entropy or mse.",
+            help="minmax, moving_average, histogram (= mse), percentile[:99.99], entropy; by default the target's.",
             rich_help_panel=_NUMBERS,
         ),
     ] = None

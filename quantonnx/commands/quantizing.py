@@ -65,9 +65,7 @@ def quantize(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(
-            "--report", metavar="DIR", help="Write plan, summary and settings there.", rich_help_panel=_CHECKING
-        ),
+        typer.Option("--report", metavar="DIR", help="Write plan and summary there.", rich_help_panel=_CHECKING),
     ] = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""

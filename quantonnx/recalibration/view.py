@@ -17,6 +17,11 @@ from quantonnx.weights import to_onnx_dtype
 
 Array = np.ndarray[Any, Any]
 
+_BEFORE_RELU = frozenset(
+    {"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul"}
+)
+"""Operators after which a tool may have dropped a Relu; graph inputs just happened to be positive in the old data."""
+
 
 @dataclass(frozen=True)
 class FloatView:
@@ -53,7 +58,7 @@ def float_view(source: Model) -> FloatView:
 
 def _saturated(editor: Rewriter, numbers: Numbers) -> gs.Tensor:
     value = numbers.pair.quantize.inputs[0]
-    if not numbers.is_rectifier:
+    if not numbers.is_rectifier or not value.inputs or value.inputs[0].op not in _BEFORE_RELU:
         return value
     name = numbers.pair.tensor
     result = editor.insert("Relu", [value], f"{name}_rectified")
