@@ -40,8 +40,9 @@ class _Strict(BaseModel):
 class TensorQuantConfig(_Strict):
     """How one kind of tensor is quantized; what is None is left to the target.
 
-    `n_bits` is 2 to 16; `symmetric` means zero point 0; `per_channel` applies to weights; `calibration_method` is one
-    of `minmax`, `moving_average`, `percentile[:99.99]`, `entropy`, `mse` (= `histogram`).
+    `n_bits` is 2 to 16, for activations 8 or 16; `symmetric` means zero point 0; `per_channel` is for weights;
+    `calibration_method`, for activations, is one of `minmax`, `moving_average`, `percentile[:99.99]`, `entropy`,
+    `mse` (= `histogram`).
     """
 
     n_bits: int | None = Field(default=None, ge=2, le=16)
