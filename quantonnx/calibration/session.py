@@ -1,15 +1,13 @@
 """Run the float model in ONNX Runtime and gather statistics of its inner tensors, at nearly no cost beside it.
 
-Statistics run in a second thread, one sample behind: numpy and ONNX Runtime both work without Python's lock.
+Samples run side by side, a core each, and statistics follow in a thread of their own.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import tempfile
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -21,6 +19,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
 from quantonnx.calibration.feeds import input_specs, named
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
@@ -105,7 +104,8 @@ class Collector:
         self._mean_outputs: dict[str, str] = {}
         self._taps: list[Tap] = []
         self._session: ort.InferenceSession | None = None
-        self._worker = _Worker(self._record)
+        self._follower = Follower(self._record)
+        self._begun = 0
         self._seen = 0
         _check_known(model, tensors)
 
@@ -115,7 +115,7 @@ class Collector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._worker.stop()
+        self._follower.stop()
         self._session = None
 
     def run(self, feed: Mapping[str, Any]) -> list[Any]:
@@ -125,19 +125,23 @@ class Collector:
         """
         where = f"sample {self._seen}"
         checked, _ = Part(named(feed, self._inputs, where), where).feed(self._inputs)
-        return self._run(checked, self._outputs)
+        for opened in self._opened([checked], at_once=1):
+            item = self._infer(opened, self._outputs)
+            self._take(item)
+        return [item[0][name] for name in self._outputs]
 
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
         total = _length(samples) if progress else None
-        for feed in samples:
-            self._run(feed, [])
+        at_once = 1 if _weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+        for item in in_order(self._infer, self._opened(samples, at_once), at_once):
+            self._take(item)
             if progress:
                 progress(self._seen, total)
 
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""
-        self._worker.stop()
+        self._follower.stop()
         for stats in self._statistics.values():
             if stats.samples == 0:
                 raise CalibrationError(
@@ -149,20 +153,32 @@ class Collector:
         """Return E[x] of each channel, float64 [channels], of the tensors in `means`; after `finish`."""
         return {name: means.mean for name, means in self._means.items()}
 
-    def _run(self, feed: Mapping[str, Array], outputs: list[str]) -> list[Any]:
-        session = self._session or self._open(feed)
-        wanted = [name for tap in self._taps for name in tap.outputs] + list(self._mean_outputs.values())
-        names = outputs + [name for name in dict.fromkeys(wanted) if name not in feed]
-        try:
-            values = session.run(names, feed)[: len(names)]  # no names mean all outputs to ONNX Runtime
-        except Exception as error:
-            raise DataError(f"ONNX Runtime cannot run sample {self._seen}: {_first_line(error)}") from error
-        rows = shared_rows(feed)
-        self._worker.give((dict(feed) | dict(zip(names, values, strict=True)), rows))
-        self._seen += rows
-        return list(values[: len(outputs)])
+    def _opened(
+        self, samples: Iterable[Mapping[str, Array]], at_once: int
+    ) -> Iterator[tuple[int, Mapping[str, Array]]]:
+        """Number the feeds; the model is loaded for the first, whose shapes say how tensors are tapped."""
+        for feed in samples:
+            if self._session is None:
+                self._session = self._open(feed, max(cores(self._threads) // at_once, 1))
+            yield self._begun, feed
+            self._begun += shared_rows(feed)
 
-    def _open(self, feed: Mapping[str, Array]) -> ort.InferenceSession:
+    def _infer(self, sample: tuple[int, Mapping[str, Array]], outputs: Sequence[str] = ()) -> Item:
+        index, feed = sample
+        assert self._session is not None
+        wanted = [name for tap in self._taps for name in tap.outputs] + list(self._mean_outputs.values())
+        names = [name for name in dict.fromkeys((*outputs, *wanted)) if name not in feed]
+        try:
+            values = self._session.run(names, feed)[: len(names)]  # no names mean all outputs to ONNX Runtime
+        except Exception as error:
+            raise DataError(f"ONNX Runtime cannot run sample {index}: {_first_line(error)}") from error
+        return dict(feed) | dict(zip(names, values, strict=True)), shared_rows(feed)
+
+    def _take(self, item: Item) -> None:
+        self._follower.give(item)
+        self._seen += item[1]
+
+    def _open(self, feed: Mapping[str, Array], threads: int) -> ort.InferenceSession:
         shapes = {name: value.shape for name, value in feed.items()}
         inner = {name: s.counts is not None for name, s in self._statistics.items() if name not in feed}
 
@@ -173,9 +189,9 @@ class Collector:
         with ExitStack() as stack:
             source = _prepared(self._model, stack, tap)
             bounded = _weight_bytes(self._model) > LARGEST_REARRANGED
-            self._session = _load(source, self._threads, bounded=bounded)
+            session = _load(source, threads, bounded=bounded)
         self._taps += [Tap(name, whole=name) for name in self._statistics if name in feed]
-        return self._session
+        return session
 
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
         for tap in self._taps:
@@ -183,52 +199,6 @@ class Collector:
             tap.record(self._statistics[tap.tensor], values, rows)
         for tensor, name in self._mean_outputs.items():
             self._means[tensor].update(values[name].reshape(len(values[name]), -1))
-
-
-class _Worker:
-    """A thread that handles what it is given, in order and at most two behind; its failure is the giver's.
-
-    `SimpleQueue` holds no lock of Python's, which Ctrl-C inside `Queue.put` could leave locked for ever.
-    """
-
-    def __init__(self, handle: Callable[[Mapping[str, Array], int], None]) -> None:
-        self._handle = handle
-        self._queue: queue.SimpleQueue[tuple[Mapping[str, Array], int] | None] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def give(self, item: tuple[Mapping[str, Array], int]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="calibration statistics", daemon=True)
-            self._thread.start()
-            self._free.put(None)
-            self._free.put(None)
-        self._raise()
-        self._free.get()
-        self._queue.put(item)
-
-    def stop(self) -> None:
-        """Wait until everything is handled; a failure is raised once."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
-        self._raise()
-
-    def _raise(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._failure is None:
-                try:
-                    self._handle(*item)
-                except BaseException as error:
-                    self._failure = error
-            self._free.put(None)
 
 
 def _check_known(model: Model, tensors: Sequence[str]) -> None:
