@@ -146,6 +146,18 @@ def largest(declared: Any) -> frozenset[NodeDeclaration]:
     return frozenset()
 
 
+def operators(declared: Any) -> set[tuple[str, str]]:
+    """Returns every operator that a declaration names, as (domain, name)."""
+    if isinstance(declared, NodeDeclaration):
+        named = {(declared.domain, name) for name in declared.ops}
+        return named.union(*(operators(operand) for operand in declared.operands))
+    if isinstance(declared, MaybeDeclaration):
+        return operators(declared.expression)
+    if isinstance(declared, EitherDeclaration):
+        return set().union(*(operators(alternative) for alternative in declared.alternatives))
+    return set()
+
+
 @lru_cache(maxsize=4096)
 def roots(declared: Any) -> frozenset[str] | None:
     """Returns the operators that can give a declared value; None where any value will do."""

@@ -13,6 +13,9 @@ from enum import Enum
 from pathlib import Path
 from types import ModuleType
 
+import onnx
+
+from quantonnx.declarations import operators
 from quantonnx.errors import PatternError, QuantonnxError, TargetError
 from quantonnx.formats import TensorFormat
 from quantonnx.pattern import Conversion, Pattern
@@ -105,7 +108,18 @@ def load_patterns(path: str | Path) -> Patterns:
     found = getattr(load_module(path), "patterns", None)
     if not isinstance(found, tuple) or not all(isinstance(p, type) and issubclass(p, Pattern) for p in found):
         raise PatternError(f"{path} defines no patterns", "end the file with `patterns = (MyPattern, ...)`")
+    for pattern in found:
+        _refuse_unknown_operators(pattern)
     return found
+
+
+def _refuse_unknown_operators(pattern: type[Pattern]) -> None:
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    for domain, name in sorted(operators(pattern.root)):
+        if not domain and name not in known:
+            raise PatternError(
+                f"pattern {pattern.__name__} names op.{name}, which ONNX does not have", near(name, known)
+            )
 
 
 def load_module(path: str | Path) -> ModuleType:

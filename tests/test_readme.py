@@ -49,3 +49,13 @@ def test_every_pattern_of_the_targets_is_in_the_table() -> None:
     for target in qx.known_targets().values():
         for pattern in target.patterns:
             assert f"`{pattern.__name__}`" in README
+
+
+def test_a_misspelt_operator_in_a_pattern_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "my_patterns.py"
+    text = next(block for block in python_blocks() if "ConvSiLU" in block)
+    file.write_text(text.replace("op.Sigmoid", "op.Sigmoidd"), encoding="utf-8")
+    with pytest.raises(
+        qx.PatternError, match="ConvSiLU names op.Sigmoidd, which ONNX does not have; did you mean Sigmoid"
+    ):
+        load_patterns(file)
