@@ -73,7 +73,7 @@ class ConvBN(Pattern):
                 raise Mismatch(f"{value.name!r} has shape {list(value.shape)}, expected [{expected}]")
 
     def rewrite(self, graph: Rewriter) -> None:
-        """Folds the batch normalization into weight and bias, computed in float64."""
+        """Folds the batch normalization into weight and bias; the factor is computed in float64."""
         if self.bn is None:
             return
         weight, bias = self._folded()
@@ -93,8 +93,9 @@ class ConvBN(Pattern):
         factor = gamma / np.sqrt(variance + self.bn.attrs.get("epsilon", 1e-5))
         weight = self.array(self.weight)
         bias = self.array(self.bias).astype(np.float64) if self.bias is not None else np.zeros(len(mean))
-        scaled = weight.astype(np.float64) * self._over_outputs(factor, weight.shape)
-        return scaled.astype(weight.dtype), ((bias - mean) * factor + beta).astype(weight.dtype)
+        wide = factor.astype(np.promote_types(weight.dtype, np.float32))  # a factor may not fit into float16
+        scaled = (weight * self._over_outputs(wide, weight.shape)).astype(weight.dtype, copy=False)
+        return scaled, ((bias - mean) * factor + beta).astype(weight.dtype)
 
     def _over_outputs(self, factor: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         spatial = (1,) * (len(shape) - 2)
