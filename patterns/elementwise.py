@@ -34,6 +34,14 @@ class Mul(Pattern):
         _refuse_constants(self.a, self.b)
 
 
+class Sigmoid(Pattern):
+    """Sigmoid on its own, also inside SiLU: a table of codes."""
+
+    x = tensor()
+    output = op.Sigmoid(x)
+    qdq_points = (INPUT(x), OUTPUT(output))
+
+
 class Concat(Pattern):
     """Concatenation of branches."""
 

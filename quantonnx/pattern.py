@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from quantonnx.editing import Rewriter
+    from quantonnx.formats import TensorFormat
     from quantonnx.model import Model
 
 __all__ = [
@@ -99,17 +100,19 @@ Axis = int | Callable[[Any], int | None] | None
 class Point:
     """A position that a pattern declares for a Q/DQ pair: a role, and the declaration that it stands on.
 
-    `axis` is the output-channel axis of a weight: a number, or a function of the match.
+    `axis` is the output-channel axis of a weight: a number, or a function of the match. `format` is another format
+    than the target's own for such a role, where the kernel wants it.
     """
 
     role: Role
     declaration: Any
     axis: Axis = None
+    format: TensorFormat | None = None
 
 
-def INPUT(declaration: Any) -> Point:  # noqa: N802 - reads as the role that it is
-    """Declares a pair on an activation that enters the fused group."""
-    return Point(Role.INPUT, declaration)
+def INPUT(declaration: Any, *, format: TensorFormat | None = None) -> Point:  # noqa: N802 - reads as the role it is
+    """Declares a pair on an activation that enters the fused group, in the target's format unless `format` is given."""
+    return Point(Role.INPUT, declaration, format=format)
 
 
 def RESIDUAL_INPUT(declaration: Any) -> Point:  # noqa: N802

@@ -2,13 +2,14 @@
 
 One pure function of (model, matches, target, configuration). Its steps, in order: collect what the applied matches
 claim, minus what the user excluded and what the target's rules refuse; keep glue operators only inside a quantized
-region; move claims through operators that only move data; share one pair per tensor and format.
+region, and no operator that the target runs faster in float; move claims through operators that only move data; share one pair per tensor and format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,6 +17,7 @@ import onnx_graphsurgeon as gs
 from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
 from quantonnx.errors import ConfigError, PatternError, TargetError
 from quantonnx.formats import TensorFormat
+from quantonnx.islands import slower_in_integers
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step, near
@@ -40,15 +42,21 @@ class Placement:
     decisions: tuple[Decision, ...]
 
 
-def place(model: Model, matches: Matches, config: QuantConfig) -> Placement:
-    """Returns the sites of a fused model. Raises ConfigError for a name that matches nothing."""
+def place(
+    model: Model, matches: Matches, config: QuantConfig, released: Mapping[str, str] = MappingProxyType({})
+) -> Placement:
+    """Returns the sites of a fused model. Raises ConfigError for a name that matches nothing.
+
+    `released` are matches that stay in float, by the value that they give, with the reason.
+    """
     target = matches.target
     _check_names(model, matches, config)
     _check_formats(target, config)
     decisions: list[Decision] = []
     resolved = list(matches.resolve(model))
-    taken = list(_wanted(resolved, target, config, decisions))
-    claims = _claims(_inside_region(taken, target, config, decisions), target, config, decisions)
+    taken = list(_wanted(resolved, target, config, released, decisions))
+    inside = list(_inside_region(taken, target, config, decisions))
+    claims = _claims(_worth_their_conversions(model, inside, target, decisions), target, config, decisions)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
     sites = tuple(shared(moved))
@@ -86,14 +94,19 @@ def _names_in(match: Pattern) -> list[str]:
 
 
 def _wanted(
-    found: Iterable[tuple[Step, Pattern]], target: Target, config: QuantConfig, decisions: list[Decision]
+    found: Iterable[tuple[Step, Pattern]],
+    target: Target,
+    config: QuantConfig,
+    released: Mapping[str, str],
+    decisions: list[Decision],
 ) -> Iterator[tuple[Step, Pattern]]:
     excluded = NameRules(config.exclude, "exclude")
     for step, match in found:
         names = [*step.nodes, *_names_in(match)]
         rule = excluded.first(names)
         rules = (*target.rules, _not_float32, _constant_activation)
-        reason = f"excluded by {rule!r}" if rule else next((r for ask in rules if (r := ask(match))), None)
+        reason = f"excluded by {rule!r}" if rule else released.get(step.output)
+        reason = reason or next((r for ask in rules if (r := ask(match))), None)
         if reason is None and not match.qdq_points:
             reason = f"{step.pattern} declares no points: it stays in float on {target.name}"
         if reason is None:
@@ -140,6 +153,14 @@ def _inside_region(
             points = (point for point in match.qdq_points if point.role.on_activation)
             quantized.update(value.name for point in points for value in match.values(point.declaration))
         yield step, match
+
+
+def _worth_their_conversions(
+    model: Model, found: list[tuple[Step, Pattern]], target: Target, decisions: list[Decision]
+) -> list[tuple[Step, Pattern]]:
+    slower = slower_in_integers(model, [match for _, match in found], target)
+    decisions += [Decision(found[position][0].output, reason) for position, reason in slower.items()]
+    return [entry for position, entry in enumerate(found) if position not in slower]
 
 
 def _origin(value: gs.Tensor, passing: frozenset[str]) -> str:
@@ -193,8 +214,8 @@ def _edges_by_value(point: Point, match: Pattern) -> dict[int, list[Edge]]:
 
 def _format(point: Point, match: Pattern, target: Target, config: QuantConfig) -> TensorFormat:
     if point.role is not Role.WEIGHT:
-        return _adjusted(target.activation, config.activation)
-    fmt = _adjusted(target.weight, config.weight)
+        return _adjusted(point.format or target.activation, config.activation)
+    fmt = _adjusted(point.format or target.weight, config.weight)
     return replace(fmt, axis=_axis(point, match) if fmt.axis is not None else None)
 
 

@@ -23,6 +23,7 @@ from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset, refuse_qu
 from quantonnx.model import Model
 from quantonnx.pattern import Role
 from quantonnx.placement import Decision, Placement, place
+from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.sites import Site
 
@@ -128,9 +129,7 @@ def with_statistics(
 
     `means` are the channel means by which biases are corrected; where they are absent, biases stay.
     """
-    numbers = _Numbers(quantized, statistics)
-    for site in quantized.activation_sites:
-        numbers.activation(site)
+    quantized, numbers = _activations(quantized, statistics)
     for site in quantized.weight_sites:
         numbers.weight(site)
     biases = [site for site in quantized.sites if site.roles == (Role.BIAS,)]
@@ -140,6 +139,24 @@ def with_statistics(
         numbers.bias(site)
     model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
     return replace(quantized, model=model, parameters=numbers.parameters, ranges=numbers.ranges)
+
+
+def _activations(
+    quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics]
+) -> tuple[QuantizedModel, _Numbers]:
+    """Chooses the ranges of activations; where they show that branches do not fit together, places anew."""
+    numbers = _Numbers(quantized, statistics)
+    for site in quantized.activation_sites:
+        numbers.activation(site)
+    found = list(quantized.matches.resolve(quantized.model))
+    conflicts = range_conflicts(found, quantized.activation_sites, numbers.ranges)
+    if not conflicts:
+        return quantized, numbers
+    outputs = {step.output for step in quantized.matches}
+    known = {decision.name: decision.reason for decision in quantized.decisions if decision.name in outputs}
+    placement = place(quantized.model, quantized.matches, quantized.config, known | conflicts)
+    placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
+    return _activations(placed, statistics)
 
 
 class _Numbers:

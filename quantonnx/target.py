@@ -15,6 +15,7 @@ from types import ModuleType
 
 import onnx
 
+from quantonnx.costs import CostModel
 from quantonnx.declarations import operators
 from quantonnx.errors import PatternError, QuantonnxError, TargetError
 from quantonnx.formats import TensorFormat
@@ -44,7 +45,7 @@ class Target:
     on the target.
 
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
-    serves the operator after it as well.
+    serves the operator after it as well. `costs` decide which operators are worth their conversions.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Target:
     refuses: Callable[[TensorFormat], str | None] = field(default=lambda fmt: None)
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
+    costs: CostModel | None = None
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,9 +100,9 @@ def get_target(target: str | Path | Target) -> Target:
 
 def known_targets() -> dict[str, Target]:
     """Returns the shipped targets by name."""
-    from quantonnx.patterns.targets import onnxruntime, tensorrt
+    from quantonnx.patterns.targets import onnxruntime, openvino, tensorrt
 
-    return {module.target.name: module.target for module in (tensorrt, onnxruntime)}
+    return {module.target.name: module.target for module in (tensorrt, onnxruntime, openvino)}
 
 
 def load_patterns(path: str | Path) -> Patterns:

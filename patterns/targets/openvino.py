@@ -1,0 +1,39 @@
+"""Intel OpenVINO on CPUs.
+
+Measured rules: a Conv or a matrix product is an integer kernel as soon as its input and its weight are quantized, and
+fuses what follows it, activation and residual Add included; so pairs stand on inputs and residual inputs only, which
+also rounds least. Activations are uint8 with a zero point, weights int8 per output channel with zero point 0 (unsigned
+weights turn the kernel back into float), the bias stays float.
+"""
+
+from __future__ import annotations
+
+from quantonnx.formats import TensorFormat
+from quantonnx.pattern import Pattern
+from quantonnx.target import BiasKind, Target
+
+from ..conversions import conversions
+from ..convolution import ConvBN, convolutions
+from ..linear import linears
+from ..pooling import poolings
+
+
+def transposed_convolution(found: Pattern) -> str | None:
+    """ConvTranspose is an integer kernel with symmetric activations and one scale for the whole weight only."""
+    if isinstance(found, ConvBN) and found.conv.op == "ConvTranspose":
+        return f"ConvTranspose {found.conv.name!r} has no integer kernel in OpenVINO for uint8 activations"
+    return None
+
+
+target = Target(
+    name="openvino",
+    description="Intel OpenVINO CPU: uint8 activations, pairs on inputs and residual inputs only, float bias",
+    conversions=conversions,
+    patterns=(*convolutions, *linears, *poolings),
+    activation=TensorFormat(n_bits=8, signed=False, symmetric=False),
+    weight=TensorFormat(n_bits=8, signed=True, symmetric=True, narrow_range=True, axis=0),
+    bias=BiasKind.FLOAT,
+    method="mse",
+    rules=(transposed_convolution,),
+    transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
+)
