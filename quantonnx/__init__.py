@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantonnx.calibration.ranges import Method as CalibrationMethod
     from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
+    from quantonnx.costs import Cost, CostModel
+    from quantonnx.drawing import draw, draw_before_after
     from quantonnx.errors import (
         CalibrationError,
         ConfigError,
@@ -57,6 +59,8 @@ __all__ = [
     "CalibrationMethod",
     "ConfigError",
     "Conversion",
+    "Cost",
+    "CostModel",
     "DataError",
     "Mismatch",
     "Model",
@@ -77,6 +81,8 @@ __all__ = [
     "calibrate",
     "compare",
     "const",
+    "draw",
+    "draw_before_after",
     "either",
     "get_target",
     "insert_qdq",
@@ -96,6 +102,14 @@ _HOMES = {
         "OpsToSkip",
         "QuantConfig",
         "TensorQuantConfig",
+    ),
+    "quantonnx.costs": (
+        "Cost",
+        "CostModel",
+    ),
+    "quantonnx.drawing": (
+        "draw",
+        "draw_before_after",
     ),
     "quantonnx.errors": (
         "CalibrationError",

@@ -16,6 +16,7 @@ from quantonnx.commands.options import (
     TargetOptions,
     check_out,
 )
+from quantonnx.commands.picturing import PictureOptions
 from quantonnx.commands.quantizing import load, read_float
 from quantonnx.commands.running import Run, write_text
 from quantonnx.errors import ConfigError
@@ -31,17 +32,18 @@ def plan(
     run: Run,
     model: ModelArgument,
     compiler: TargetOptions,
+    picture: PictureOptions,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="PLAN.yaml", help="Write the plan; without it, it is printed.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace PLAN.yaml where it exists.")] = False,
 ) -> None:
-    """Show what would be done, as text to edit; `quantize --plan` then does that."""
+    """Show what would be done, as text to edit or as a picture; `quantize --plan` then does that."""
     from quantonnx import summary
     from quantonnx.rewriting import make_plan
 
     if out is not None:
-        check_out(out, force=force)
+        check_out(out, force=picture.force)
+    picture.check()
     run.result["model"] = str(model)
     target = compiler.choose()
     run.result["target"] = target.name
@@ -51,10 +53,12 @@ def plan(
         made.model = model.name
         stage.detail = f"{len(made.fusions)} fusions, {len(made.conversions)} conversions for {target.name}"
     run.result |= summary.plan(made)
+    picture.save(run, source, f"{model.name} for {target.name}", target=target, plan=made)
     if out is None:
-        run.show_text(made.to_yaml())
+        if picture.svg is None:
+            run.show_text(made.to_yaml())
         return
-    write_text(out, made.to_yaml(), force=force)
+    write_text(out, made.to_yaml(), force=picture.force)
     run.result["output"] = str(out)
     run.show(_steps_table(made))
 
@@ -121,14 +125,18 @@ def explain(
         run.show(part, "")
 
 
-def inspect(run: Run, model: ModelArgument) -> None:
-    """Show the inputs, outputs, opset, operators, Q/DQ pairs and sizes of any ONNX file."""
+def inspect(run: Run, model: ModelArgument, picture: PictureOptions) -> None:
+    """Show the inputs, outputs, opset, operators, Q/DQ pairs and sizes of any ONNX file, or draw it."""
     from quantonnx.inspecting import inspect as look
+    from quantonnx.model import Model
 
+    picture.check()
     run.result["model"] = str(model)
     found = look(model)
     run.result |= {"inspection": asdict(found)}
     run.result["pairs"] = {"activation": found.activation_pairs, "weight": found.weight_pairs}
+    if picture.svg is not None:
+        picture.save(run, Model.read(model), model.name)
     _show_inspection(run, found)
 
 
