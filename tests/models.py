@@ -19,9 +19,13 @@ Feeds = dict[str, np.ndarray]
 
 
 def parse(graph: str, *, opset: int = 17, domain: str = "", seed: int = 0) -> onnx.ModelProto:
-    """Returns the model of a graph in ONNX text, with random weights; `domain` is a further one that it imports."""
+    """Returns the model of a graph in ONNX text, with random weights; `domain` is a further one that it imports.
+
+    A text that starts with its own `<ir_version: …>` is the whole model.
+    """
     further = f', "{domain}": 1' if domain else ""
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}{further}]> {graph}')
+    header = f'<ir_version: 8, opset_import: ["": {opset}{further}]> '
+    model = onnx.parser.parse_model(graph if graph.startswith("<") else header + graph)
     given = {name for node in model.graph.node for name in node.output}
     given |= {item.name for item in model.graph.initializer}
     rng = np.random.default_rng(seed)
