@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
 
+from .dimensions import dimensions
 from .folding import FoldConstants
+from .recomposition import recompositions
 from .shapes import element_type, rank
 
 
@@ -43,6 +46,24 @@ class RemoveIdentity(Conversion):
     def check(self) -> None:
         """Refuses an Identity that joins two public names."""
         _refuse_public(self, self.x)
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Lets the readers read the input."""
+        graph.bypass(self.output, self.x)
+
+
+class RemoveCast(Conversion):
+    """A Cast to the type that a value has already does nothing."""
+
+    x = tensor()
+    output = op.Cast(x)
+
+    def check(self) -> None:
+        """Refuses a Cast that changes the type, or may do, and one that joins two public names."""
+        _refuse_public(self, self.x)
+        kind, wanted = element_type(self.x), helper.tensor_dtype_to_np_dtype(self.output.attrs["to"])
+        if kind != wanted:
+            raise Mismatch(f"{self.output.name!r} makes {wanted} of {self.x.name!r}, {kind or 'of unknown type'}")
 
     def rewrite(self, graph: Rewriter) -> None:
         """Lets the readers read the input."""
@@ -189,9 +210,12 @@ def _refuse_public(found: Conversion, value: gs.Tensor | None) -> None:
 conversions = (
     ConstantToInitializer,
     FoldConstants,
+    *dimensions,
     RemoveIdentity,
+    RemoveCast,
     RemoveDropout,
     SumToAdd,
     PadIntoConv,
     MeanToGlobalPool,
+    *recompositions,
 )

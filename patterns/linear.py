@@ -1,11 +1,14 @@
-"""Matrix products with a constant weight: Gemm, MatMul, MatMul + Add, with what is fused into them."""
+"""Matrix products with a constant weight: Gemm, MatMul, MatMul + Add, with what is fused into them; look-up tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from quantonnx.pattern import INPUT, WEIGHT, Mismatch, Pattern, const, either, op, tensor
 
+from .activation import gelu
 from .convolution import activated
 
 
@@ -44,9 +47,23 @@ class Linear(Pattern):
 
 
 class LinearActivation(Linear):
-    """Gemm, MatMul or MatMul → Add, with an activation."""
+    """Gemm, MatMul or MatMul → Add, with an activation, GELU in all its forms included."""
 
-    output = activated(Linear.output)
+    output = either(activated(Linear.output), gelu(Linear.output))
+
+
+class Embedding(Pattern):
+    """A row of a table for each index: stays in float, it computes nothing, and an error in a row goes everywhere."""
+
+    table = const()
+    index = tensor()
+    output = op.Gather(table, index, axis=lambda axis: not axis)
+
+    def check(self) -> None:
+        """Refuses what is no table of real numbers."""
+        if len(self.table.shape) != 2 or np.dtype(self.table.dtype).kind in "biu":
+            raise Mismatch(f"{self.table.name!r} is not a table of real numbers")
 
 
 linears = (LinearActivation, Linear)
+embeddings = (Embedding,)

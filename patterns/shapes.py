@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 _KEEPS_RANK = frozenset(
     {
@@ -18,13 +19,30 @@ _KEEPS_RANK = frozenset(
         "BatchNormalization",
         "MaxPool",
         "AveragePool",
+        "Cast",
+        "Erf",
+        "Gelu",
+        "LayerNormalization",
+        "Neg",
+        "Pad",
+        "Pow",
+        "Reciprocal",
+        "RMSNormalization",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sqrt",
+        "Tanh",
+        "Transpose",
     }
 )
-_ELEMENTWISE = frozenset({"Add", "Mul"})
+_ELEMENTWISE = frozenset({"Add", "Div", "Mul", "Sub"})
+_OF_ONE_TYPE = _ELEMENTWISE | {"Concat", "Conv", "ConvTranspose", "Gemm", "MatMul"}
+_TYPE_OF_FIRST = _KEEPS_RANK | {"Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"}
 
 
 def rank(value: gs.Tensor, depth: int = 6) -> int | None:
-    """Returns the number of axes of a value: from its declared shape, or from the Conv that it comes from."""
+    """Returns the number of axes of a value: from its declared shape, or from the operators that it comes from."""
     if value.shape is not None:
         return len(value.shape)
     if not value.inputs or depth == 0 or value.inputs[0].domain:
@@ -32,9 +50,15 @@ def rank(value: gs.Tensor, depth: int = 6) -> int | None:
     node = value.inputs[0]
     if node.op in ("Conv", "ConvTranspose"):
         return len(node.inputs[1].shape) if isinstance(node.inputs[1], gs.Constant) else None
+    if node.op == "Concat" and node.inputs:
+        return rank(node.inputs[0], depth - 1)
+    if node.op == "Reshape":
+        return _elements(node.inputs[-1])
+    if node.op == "Transpose" and "perm" in node.attrs:
+        return len(node.attrs["perm"])
     if node.op in _KEEPS_RANK:
         return rank(node.inputs[0], depth - 1)
-    if node.op in _ELEMENTWISE:
+    if node.op in _ELEMENTWISE or node.op == "MatMul":
         return _widest(node, depth - 1)
     return None
 
@@ -47,12 +71,31 @@ def element_type(value: gs.Tensor, depth: int = 6) -> np.dtype[Any] | None:
     if not value.inputs or depth == 0 or value.inputs[0].domain:
         return None
     node = value.inputs[0]
-    if node.op in _KEEPS_RANK or node.op in _ELEMENTWISE or node.op in ("Conv", "ConvTranspose"):
+    if node.op == "Cast":
+        return np.dtype(helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
+    if node.op in _TYPE_OF_FIRST:
+        return element_type(node.inputs[0], depth - 1)
+    if node.op in _OF_ONE_TYPE:
         found = (element_type(operand, depth - 1) for operand in node.inputs[:2])
         return next((kind for kind in found if kind is not None), None)
     return None
 
 
+def _elements(shape: gs.Tensor) -> int | None:
+    """How many numbers a shape has, also one that is put together from single ones."""
+    if isinstance(shape, gs.Constant):
+        return int(shape.shape[0]) if len(shape.shape) == 1 else None
+    node = shape.inputs[0] if shape.inputs else None
+    if node is None or node.domain or node.op not in ("Concat", "Unsqueeze"):
+        return None
+    if node.op == "Unsqueeze":
+        return 1
+    parts = [_elements(part) for part in node.inputs]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
 def _widest(node: gs.Node, depth: int) -> int | None:
     found = [rank(operand, depth) for operand in node.inputs]
+    if node.op == "MatMul" and 1 in found:
+        return None
     return None if None in found else max((size for size in found if size is not None), default=None)

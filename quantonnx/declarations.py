@@ -15,11 +15,13 @@ from quantonnx.errors import PatternError
 
 @dataclass(frozen=True, eq=False)
 class ValueDeclaration:
-    """A value from outside the pattern: any tensor, a constant, or (`many`) all remaining operands."""
+    """A value from outside the pattern: any tensor, a constant (of one known `number`), or (`many`) all remaining
+    operands."""
 
     constant: bool = False
     optional: bool = False
     many: bool = False
+    number: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +70,12 @@ def tensors() -> Any:
     return ValueDeclaration(many=True)
 
 
-def const(*, optional: bool = False) -> Any:
-    """Declares a constant; with `optional` the operand may be absent."""
-    return ValueDeclaration(constant=True, optional=optional)
+def const(number: float | None = None, *, optional: bool = False) -> Any:
+    """Declares a constant; with `number` it holds this one number, as near as its type allows.
+
+    With `optional` the operand may be absent.
+    """
+    return ValueDeclaration(constant=True, optional=optional, number=number)
 
 
 def maybe(expression: Any) -> Any:

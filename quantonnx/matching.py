@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
@@ -25,6 +26,7 @@ from quantonnx.pattern import (
     Pattern,
     ValueDeclaration,
 )
+from quantonnx.weights import load_array
 
 if TYPE_CHECKING:
     from quantonnx.model import Model
@@ -130,10 +132,22 @@ def _bind(
         if failure is not None:
             failure.note(depth, lambda: f"{value.name!r} is not a constant")
         return False
+    if declared.number is not None and not _is_number(value, declared.number):
+        if failure is not None:
+            failure.note(depth, lambda: f"{value.name!r} is not the number {declared.number:.6g}")
+        return False
     known = values.setdefault(key, value)
     if known is not value and failure is not None:
         failure.note(depth, lambda: f"{value.name!r} stands where {_shown(known)} should stand again")
     return known is value
+
+
+def _is_number(value: gs.Constant, number: float) -> bool:
+    """True for one element that is the number, up to the rounding of its type."""
+    if prod(value.shape) != 1:
+        return False
+    found = load_array(value)
+    return bool(abs(float(found.reshape(-1)[0]) - number) <= abs(number) * (1e-5 if found.itemsize > 2 else 1e-2))
 
 
 def _shown(value: gs.Tensor | None) -> str:

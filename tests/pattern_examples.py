@@ -6,6 +6,8 @@ the last one gives `y`.
 
 from __future__ import annotations
 
+from transformer_examples import GELU_NUMBERS, GELUS, TRANSFORMERS
+
 RELUS = {
     "relu": "{o} = Relu({i})",
     "clip": "{o} = Clip({i}, zero, six)",
@@ -65,8 +67,8 @@ def convolution(kind: str, *tail: str) -> str:
 
 def linear(kind: str, *tail: str) -> str:
     """Returns a matrix product of that kind with a tail of stages."""
-    weights = "float[3,4] w, float[4,3] wt, float[4] b, float zero = {0}, float six = {6}, float[4] slope"
-    return f"agraph (float[2,3] x) => (float[2,4] y) <{weights}> {{ {chain(LINEARS[kind], *tail)} }}"
+    weights = "float[3,4] w, float[4,3] wt, float[4] b, float zero = {0}, float six = {6}, float[4] slopes"
+    return f"agraph (float[2,3] x) => (float[2,4] y) <{weights}, {GELU_NUMBERS}> {{ {chain(LINEARS[kind], *tail)} }}"
 
 
 def _convolutions(*tail: str) -> dict[str, str]:
@@ -122,7 +124,8 @@ EXAMPLES: dict[str, dict[str, str]] = {
     },
     "Linear": _linears(),
     "LinearActivation": _linears("{o} = Relu({i})")
-    | {name: linear("gemm_bias", act) for name, act in ACTIVATIONS.items()},
+    | {name: linear("gemm_bias", act.replace("slope", "slopes")) for name, act in ACTIVATIONS.items()}
+    | {f"{name}_{kind}": linear(kind, act) for name, act in GELUS.items() for kind in ("gemm_bias", "matmul_add")},
     "AveragePool": {
         "global": _one("y = GlobalAveragePool(x)"),
         "windowed": _one("y = AveragePool<kernel_shape=[2,2]>(x)"),
@@ -133,9 +136,11 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "clip": _two("s = Add(a, b) y = Clip(s, zero, six)"),
     },
     "Mul": {"plain": _two("y = Mul(a, b)")},
+    "Sigmoid": {"plain": _one("y = Sigmoid(x)")},
     "Concat": {"two": _two("y = Concat<axis=1>(a, b)"), "twice": _two("y = Concat<axis=0>(a, b, a)")},
     "ResizeNearest": {
         "scales": _one(f"y = Resize{_NEAREST}(x, , scales)", _SCALES),
         "sizes": _one(f"y = Resize{_NEAREST}(x, , , sizes)", "<int64[4] sizes = {2, 3, 8, 8}>"),
     },
+    **TRANSFORMERS,
 }
