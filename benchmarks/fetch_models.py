@@ -58,6 +58,13 @@ def require_torch() -> None:
         raise Unavailable("building a model needs torch: pip install 'quantonnx[torch]'")
 
 
+def require(*modules: str) -> None:
+    """Unavailable unless every module can be imported."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        names = " ".join("pillow" if module == "PIL" else module for module in missing)
+        raise Unavailable(f"needs packages that are not installed: pip install {names}")
+
+
 def trained(weights: Weights, result: str, *, keep_batchnorm: bool) -> Item:
     """Return the item that exports a network with trained weights."""
 
@@ -101,6 +108,44 @@ def build_fashion(cache: Path) -> None:
     (cache / "fashion-mnist").symlink_to(source, target_is_directory=True)
 
 
+def build_text(cache: Path) -> None:
+    """Write MiniLM with a head for Reuters R8, and documents for it."""
+    require_torch()
+    require("torchvision", "transformers", "tokenizers", "safetensors")
+    import trained_text
+
+    trained_text.build(cache)
+
+
+def build_lines(cache: Path) -> None:
+    """Write PP-OCR's text recogniser, and lines of text for it."""
+    require("PIL")
+    import trained_lines
+
+    trained_lines.build(cache)
+
+
+def build_detector(cache: Path) -> None:
+    """Write a detector of the YOLOv8 kind, and scenes for it."""
+    require_torch()
+    require("PIL")
+    import trained_detector
+
+    trained_detector.build(fetch("fashion", cache), cache)
+
+
+def trained_fashion(name: str) -> Item:
+    """Return the item that trains one of trained_fashion.py's networks."""
+
+    def build(cache: Path) -> None:
+        require_torch()
+        import trained_fashion
+
+        trained_fashion.build(name, fetch("fashion", cache), cache)
+
+    return Item(f"{name}.onnx", build)
+
+
 ITEMS: dict[str, Item] = {
     "mobilenet_v2": trained(MOBILENET, "mobilenet_v2.onnx", keep_batchnorm=True),
     "mobilenet_v2_folded": trained(MOBILENET, "mobilenet_v2_folded.onnx", keep_batchnorm=False),
@@ -110,6 +155,11 @@ ITEMS: dict[str, Item] = {
     "resnet50_folded": random_resnet50("resnet50_folded.onnx", keep_batchnorm=False),
     "photos": Item("photos_efficientnet_eval.npz", build_photos),
     "fashion": Item("fashion-mnist", build_fashion),
+    "minilm_r8": Item("minilm_r8.onnx", build_text),
+    "ppocr_rec": Item("ppocr_rec.onnx", build_lines),
+    "yolo_scenes": Item("yolo_scenes.onnx", build_detector),
+    "fashion_vit": trained_fashion("fashion_vit"),
+    "fashion_mobilenet_v3": trained_fashion("fashion_mobilenet_v3"),
 }
 
 
