@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnx
 import onnxruntime as ort
 from accuracy_speed import latency, peer
 from calibration_cost import generated
 
 import quantonnx as qx
 from quantonnx.calibration.samples import input_specs
+from quantonnx.runtimes.onnxruntime import optimized_layers
 
 INTEGER = {
     "Conv": ("QLinearConv", "ConvInteger"),
@@ -40,12 +40,7 @@ FLOAT = {
 
 def optimized_operators(model: Path) -> Counter[str]:
     """Returns how often each operator stands in the graph that ONNX Runtime runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        options.log_severity_level = 3
-        ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    return Counter(layer.kernel for layer in optimized_layers(str(model)))
 
 
 def integer_share(operators: Mapping[str, int]) -> dict[str, tuple[int, int]]:

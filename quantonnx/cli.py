@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quantonnx.commands.checking import check
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
 from quantonnx.commands.measuring import calibrate, compare
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turns a float ONNX model into a quantized one whose Q/DQ pairs stand where the target's compiler wants them.",
 )
-for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, targets):
+for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, check, targets):
     app.command()(command(_function))
 
 
