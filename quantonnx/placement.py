@@ -2,7 +2,8 @@
 
 One pure function of (model, matches, target, configuration). Its steps, in order: collect what the applied matches
 claim, minus what the user excluded and what the target's rules refuse; keep glue operators only inside a quantized
-region, and no operator that the target runs faster in float; move claims through operators that only move data; share one pair per tensor and format.
+region, and no operator that the target runs faster in float; move claims through operators that only move data; give
+joined branches one scale; share one pair per tensor and format.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step, near
 from quantonnx.rewriting import Matches
-from quantonnx.sites import Site, moves, shared, through_same_scale, through_transparent
+from quantonnx.sites import Site, moves, shared, through_same_scale, through_transparent, under_one_scale
 from quantonnx.target import BiasKind, Target
 
 
@@ -59,7 +60,7 @@ def place(
     claims = _claims(_worth_their_conversions(model, inside, target, decisions), target, config, decisions)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
-    sites = tuple(shared(moved))
+    sites = tuple(shared(under_one_scale(moved, target, producers)))
     _check_fixed(config, sites)
     return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))
 

@@ -6,7 +6,7 @@ value whose codes are copied, and are merged per tensor and format.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
@@ -117,6 +117,52 @@ def _copied_from(name: str, target: Target, producers: dict[str, gs.Node], claim
         name = node.inputs[0].name
         reach = len(chain) if name in claimed else reach
     return chain[:reach]
+
+
+def under_one_scale(claims: Iterable[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
+    """Branches that are joined into a claimed value get pairs with its scale, whoever else reads them too."""
+    claims = list(claims)
+    joins = {
+        claim.tensor: claim for claim in claims if claim.on_activation and _is_join(claim.tensor, target, producers)
+    }
+    sources = _sources(joins, target, producers)
+    for claim in claims:
+        source = sources.get(claim.tensor) if claim.on_activation else None
+        yield replace(claim, source=source) if source is not None else claim
+    for name in sources:
+        node = producers.get(name)
+        if node is None or not moves(node, target.one_scale):
+            continue
+        wide, reason = sources[name], f"branch of {node.op} {node.name!r}: one scale for all"
+        for index, branch in enumerate(node.inputs):
+            if branch.name in sources:
+                edges, roles = (Edge(node.name, index),), (Role.INPUT,)
+                asked = replace(joins[wide], tensor=branch.name, edges=edges, roles=roles, whole=False)
+                yield replace(asked, source=wide, reason=reason)
+
+
+def _is_join(name: str, target: Target, producers: dict[str, gs.Node]) -> bool:
+    node = producers.get(name)
+    return node is not None and moves(node, target.one_scale)
+
+
+def _sources(joins: Mapping[str, Site], target: Target, producers: dict[str, gs.Node]) -> dict[str, str]:
+    """The joined value that gives each branch its scale: the outermost; a branch of two of them is left alone, and so
+    is all that hangs together with it."""
+    found: dict[str, set[str]] = {}
+    for name in joins:
+        pending, seen = [name], {name}
+        while pending:
+            joined = pending.pop()
+            found.setdefault(joined, set()).add(name)
+            if _is_join(joined, target, producers):
+                inner = [b.name for b in producers[joined].inputs if not isinstance(b, gs.Constant)]
+                pending += [branch for branch in inner if branch not in seen]
+                seen.update(inner)
+    outermost = {name for name in joins if found[name] == {name}}
+    tops = {name: wider & outermost for name, wider in found.items()}
+    torn = {top for wider in tops.values() if len(wider) > 1 for top in wider}
+    return {name: top for name, wider in tops.items() if wider.isdisjoint(torn) for top in wider}
 
 
 def shared(claims: Iterable[Site]) -> Iterator[Site]:

@@ -45,7 +45,8 @@ class Target:
     on the target.
 
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
-    serves the operator after it as well. `costs` decide which operators are worth their conversions.
+    serves the operator after it as well; the inputs of a `one_scale` operator take the scale of its claimed result.
+    `costs` decide which operators are worth their conversions.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Target:
     refuses: Callable[[TensorFormat], str | None] = field(default=lambda fmt: None)
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
     costs: CostModel | None = None
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
 

@@ -42,6 +42,7 @@ ORDER = [
     "config",
     "rewriting",
     "sites",
+    "estimates",
     "islands",
     "placement",
     "insertion",

@@ -54,4 +54,5 @@ target = Target(
     rules=(small_product,),
     refuses=no_such_format,
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
+    one_scale=frozenset({"Concat"}),
 )
