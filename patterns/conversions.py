@@ -6,10 +6,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.editing import Rewriter
+from quantonnx.element_types import ElementTypes
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
 
 from .folding import FoldConstants
-from .shapes import element_type, rank
+from .shapes import rank
 
 
 class ConstantToInitializer(Conversion):
@@ -145,8 +146,6 @@ class MeanToGlobalPool(Conversion):
 
     def check(self) -> None:
         """Refuses other axes, and values whose rank is unknown."""
-        if element_type(self.x) not in _POOLED_TYPES:
-            raise Mismatch(f"{self.x.name!r} is not known to hold float32 or float16, which is what pooling takes")
         if rank(self.x) != 4:
             raise Mismatch(f"{self.x.name!r} is not known to have four axes")
         axes = self._axes()
@@ -154,6 +153,8 @@ class MeanToGlobalPool(Conversion):
             raise Mismatch(f"{self.output.name!r} is not a mean over the two spatial axes")
         if not self.output.attrs.get("keepdims", 1) and not _flat_result(graph_result=self.result):
             raise Mismatch(f"{self.output.name!r} drops its axes and {self.result.name!r} has another shape")
+        if ElementTypes(self.model).of(self.x) not in _POOLED_TYPES:
+            raise Mismatch(f"{self.x.name!r} is not known to hold float32 or float16, which is what pooling takes")
 
     def rewrite(self, graph: Rewriter) -> None:
         """Replaces the mean; a mean that drops its axes is followed by a Flatten."""

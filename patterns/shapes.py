@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import onnx_graphsurgeon as gs
 
 _KEEPS_RANK = frozenset(
@@ -36,20 +33,6 @@ def rank(value: gs.Tensor, depth: int = 6) -> int | None:
         return rank(node.inputs[0], depth - 1)
     if node.op in _ELEMENTWISE:
         return _widest(node, depth - 1)
-    return None
-
-
-def element_type(value: gs.Tensor, depth: int = 6) -> np.dtype[Any] | None:
-    """Returns the element type of a value: declared, or that of the operands of operators that keep it."""
-    if value.dtype is not None:
-        kind: np.dtype[Any] = np.dtype(value.dtype)
-        return kind
-    if not value.inputs or depth == 0 or value.inputs[0].domain:
-        return None
-    node = value.inputs[0]
-    if node.op in _KEEPS_RANK or node.op in _ELEMENTWISE or node.op in ("Conv", "ConvTranspose"):
-        found = (element_type(operand, depth - 1) for operand in node.inputs[:2])
-        return next((kind for kind in found if kind is not None), None)
     return None
 
 

@@ -210,9 +210,9 @@ def _check_known(model: Model, tensors: Sequence[str]) -> None:
 
 
 def _check_type(name: str, value: Any) -> None:
-    if value.dtype != "float32":
+    if value.dtype not in ("float32", "float16"):
         hint = "convert the model to float32 first, or exclude the operator"
-        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32", hint)
+        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
 
 
 def _length(samples: Any) -> int | None:
