@@ -77,12 +77,12 @@ def _by_attribute(node: gs.Node) -> DType | None:
     if node.domain:
         return None
     named = node.attrs.get(_NAMED_BY.get(node.op, "dtype"))
+    kind: DType | None = None
     if isinstance(named, gs.Constant):
-        return np.dtype(named.dtype)
-    if node.op == "ConstantOfShape":
-        return np.dtype(np.float32)
-    kind: DType | None = to_numpy_dtype(named) if isinstance(named, int) else None
-    return kind
+        kind = np.dtype(named.dtype)
+    elif isinstance(named, int):
+        kind = to_numpy_dtype(named)
+    return np.dtype(np.float32) if kind is None and node.op == "ConstantOfShape" else kind
 
 
 @lru_cache(maxsize=4096)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Source = str | Path | bytes | Model
+
+_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 Progress = Callable[[int, int | None], None]
 
 SMALLEST_VOCABULARY = 256
@@ -107,10 +109,19 @@ def compare(
 
 def _run(session: ort.InferenceSession, outputs: list[str], feed: Feed, position: int) -> list[Any]:
     try:
-        return list(session.run(outputs, dict(feed)))
+        return list(session.run(outputs, _with_floats_of(session, feed)))
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         reason = " ".join(str(error).split())
         raise DataError(f"ONNX Runtime cannot run sample {position}: {reason}", "check shapes and types") from error
+
+
+def _with_floats_of(session: ort.InferenceSession, feed: Feed) -> Feed:
+    """Casts between float32 and float16, so that versions of one model in both can be compared."""
+    wanted = {value.name: _FLOATS.get(value.type) for value in session.get_inputs()}
+    return {
+        name: array.astype(kind) if (kind := wanted.get(name)) and array.dtype.name in _FLOATS.values() else array
+        for name, array in feed.items()
+    }
 
 
 def _length(samples: Iterable[Feed]) -> int | None:
