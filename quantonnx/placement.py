@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
+from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ConfigError, PatternError, TargetError
 from quantonnx.formats import TensorFormat
 from quantonnx.islands import slower_in_integers
@@ -23,7 +23,7 @@ from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step, near
 from quantonnx.rewriting import Matches
-from quantonnx.sites import Site, moves, shared, through_same_scale, through_transparent, under_one_scale
+from quantonnx.sites import Site, moves, shared, through_same_scale, through_transparent, typed, under_one_scale
 from quantonnx.target import BiasKind, Target
 
 
@@ -55,12 +55,16 @@ def place(
     _check_formats(target, config)
     decisions: list[Decision] = []
     resolved = list(matches.resolve(model))
-    taken = list(_wanted(resolved, target, config, released, decisions))
+    types = ElementTypes(model)
+    taken = list(_wanted(resolved, target, config, released, types, decisions))
     inside = list(_inside_region(taken, target, config, decisions))
-    claims = _claims(_worth_their_conversions(model, inside, target, decisions), target, config, decisions)
+    if not config.keep_slow:
+        inside = _worth_their_conversions(model, inside, target, decisions)
+    claims = _claims(inside, target, config, decisions)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
-    sites = tuple(shared(under_one_scale(moved, target, producers)))
+    joined = under_one_scale(moved, target, producers)
+    sites = tuple(_without_narrow_biases(typed(shared(joined), model, types), decisions))
     _check_fixed(config, sites)
     return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))
 
@@ -99,15 +103,16 @@ def _wanted(
     target: Target,
     config: QuantConfig,
     released: Mapping[str, str],
+    types: ElementTypes,
     decisions: list[Decision],
 ) -> Iterator[tuple[Step, Pattern]]:
     excluded = NameRules(config.exclude, "exclude")
     for step, match in found:
         names = [*step.nodes, *_names_in(match)]
         rule = excluded.first(names)
-        rules = (*target.rules, _not_float32, _constant_activation)
         reason = f"excluded by {rule!r}" if rule else released.get(step.output)
-        reason = reason or next((r for ask in rules if (r := ask(match))), None)
+        reason = reason or next((r for ask in (*target.rules, _constant_activation) if (r := ask(match))), None)
+        reason = reason or _other_type(match, target, types)
         if reason is None and not match.qdq_points:
             reason = f"{step.pattern} declares no points: it stays in float on {target.name}"
         if reason is None:
@@ -116,12 +121,14 @@ def _wanted(
             decisions.append(Decision(step.output, reason))
 
 
-def _not_float32(match: Pattern) -> str | None:
-    """Scales are float32, and Q/DQ of another type takes scales of that type."""
-    for point in match.qdq_points:
-        for value in match.values(point.declaration):
-            if value.dtype is not None and value.dtype != np.float32:
-                return f"{value.name!r} is {value.dtype}, only float32 is quantized: convert the model to float32 first"
+def _other_type(match: Pattern, target: Target, types: ElementTypes) -> str | None:
+    """On other types the target computes in float, with pairs slower than without; an unknown type passes."""
+    for value in (value for point in match.qdq_points for value in match.values(point.declaration)):
+        kind = types.of(value)
+        if kind is not None and kind.name not in target.float_types:
+            taken = " and ".join(sorted(target.float_types))
+            found = f"{value.name!r} is {kind.name}, and {target.name} makes integer operators of {taken} only"
+            return f"{found}: convert the model to float32 first"
     return None
 
 
@@ -263,6 +270,16 @@ def _only(role: Role, match: Pattern) -> tuple[Point, gs.Tensor]:
             "its scale needs exactly one INPUT and one WEIGHT: correct or drop the BIAS",
         )
     return found[0]
+
+
+def _without_narrow_biases(sites: Iterable[Site], decisions: list[Decision]) -> Iterator[Site]:
+    """The scale of an int32 bias is a product of two scales, which float16 rounds to a few digits or to zero."""
+    for site in sites:
+        if site.roles == (Role.BIAS,) and site.float_type != "float32":
+            reason = f"it stays in float: {site.float_type} cannot hold the scale of an int32 bias"
+            decisions.append(Decision(site.tensor, reason))
+        else:
+            yield site
 
 
 def _check_fixed(config: QuantConfig, sites: Sequence[Site]) -> None:

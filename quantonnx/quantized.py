@@ -176,13 +176,16 @@ class _Numbers:
     def activation(self, site: Site) -> None:
         """Chooses a range, or takes the one that the user fixed."""
         fixed = self.fixed.get(site.source)
-        numbers = _fixed_parameters(site, fixed) if fixed else site.format.parameters(*self._range(site))
+        numbers = (
+            _fixed_parameters(site, fixed) if fixed else site.format.parameters(*self._range(site), site.float_type)
+        )
         self.parameters[site] = numbers
         self._activations.setdefault(site.tensor, numbers)
 
     def weight(self, site: Site) -> None:
         """Takes the range of the weight itself, per channel where the format says so."""
-        self.parameters[site] = site.format.parameters(*site.format.extremes(self._values(site)))
+        low, high = site.format.extremes(self._values(site))
+        self.parameters[site] = site.format.parameters(low, high, site.float_type)
         self._weights[site.tensor, site.format.axis] = site
 
     def widen_for_bias(self, site: Site) -> None:
@@ -227,7 +230,11 @@ def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:
         raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}", f"its codes are {low} to {high}")
     if site.format.symmetric and site.format.signed and fixed.zero_point:
         raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}, its format is symmetric", "use 0")
-    return Parameters(np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, site.format.storage))
+    with np.errstate(over="ignore"):
+        scale = np.asarray(fixed.scale).astype(site.float_type)
+    if not 0 < scale < np.inf:
+        raise ConfigError(f"fixed: {site.tensor!r} has scale {fixed.scale}, which {site.float_type} cannot hold")
+    return Parameters(scale, np.asarray(fixed.zero_point, site.format.storage))
 
 
 def _methods(quantized: QuantizedModel) -> dict[str, RangeMethod]:

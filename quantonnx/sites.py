@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
+from quantonnx.element_types import ElementTypes
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Role
@@ -26,6 +27,7 @@ class Site:
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
     `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
     (activation tensor, weight tensor, the weight's axis). `owner` is the value that the first claiming match gives.
+    `float_type` is the element type of the tensor, which its scale has too, as numpy names it.
     """
 
     tensor: str
@@ -38,6 +40,7 @@ class Site:
     whole: bool = False
     derived_from: Derivation | None = None
     reason: str = ""
+    float_type: str = "float32"
 
     @property
     def on_activation(self) -> bool:
@@ -182,6 +185,14 @@ def _merged(group: list[Site]) -> Site:
         whole=any(site.whole for site in group),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
+
+
+def typed(sites: Iterable[Site], model: Model, types: ElementTypes) -> Iterator[Site]:
+    """Each site learns the element type of its tensor; float32 where nothing tells it."""
+    tensors = model.tensors()
+    for site in sites:
+        kind = types.of(tensors[site.tensor])
+        yield site if kind is None else replace(site, float_type=kind.name)
 
 
 def _joined(reasons: Iterable[str]) -> str:

@@ -44,6 +44,8 @@ class Target:
     `method` chooses ranges where the user does not; `refuses` says why a format that a user asks for does not exist
     on the target.
 
+    `float_types` are the element types, as numpy names them, whose operators become integer ones.
+
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
     serves the operator after it as well; the inputs of a `one_scale` operator take the scale of its claimed result.
     `costs` decide which operators are worth their conversions.
@@ -57,6 +59,7 @@ class Target:
     weight: TensorFormat
     bias: BiasKind
     method: str = "minmax"
+    float_types: frozenset[str] = frozenset({"float32"})
     glue: frozenset[str] = frozenset()
     memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)
     rules: tuple[Rule, ...] = ()

@@ -34,6 +34,7 @@ ORDER = [
     "ordering",
     "writing",
     "model",
+    "element_types",
     "following",
     "shapes",
     "editing",

@@ -44,6 +44,7 @@ target = Target(
     activation=TensorFormat(n_bits=8, signed=False, symmetric=False),
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, narrow_range=True, axis=0),
     bias=BiasKind.FLOAT,
+    float_types=frozenset({"float32", "float16"}),
     method="mse",
     rules=(transposed_convolution,),
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),

@@ -51,6 +51,7 @@ target = Target(
     activation=TensorFormat(n_bits=8, signed=True, symmetric=True),
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, axis=0),
     bias=BiasKind.FLOAT,
+    float_types=frozenset({"float32", "float16"}),
     rules=(small_product,),
     refuses=no_such_format,
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),

@@ -111,7 +111,8 @@ def _pairs_before(value: gs.Tensor, by_end: dict[int, Numbers]) -> Iterator[Numb
 def _parameters(group: list[Numbers], statistics: dict[str, TensorStatistics], method: RangeMethod) -> Parameters:
     fmt = group[0].format
     ranges = [choose_range(statistics[numbers.pair.tensor], method, fmt) for numbers in group]
-    return fmt.parameters(min(low for low, _ in ranges), max(high for _, high in ranges))
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return fmt.parameters(low, high, group[0].scale.dtype.name)
 
 
 class _Writer:
