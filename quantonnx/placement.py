@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
+from quantonnx.decisions import Decider, Decision, is_memory_bound, refusal
 from quantonnx.errors import ConfigError, PatternError, TargetError
 from quantonnx.formats import TensorFormat
 from quantonnx.islands import slower_in_integers
@@ -27,14 +27,6 @@ from quantonnx.target import BiasKind, Target
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Why something was left in float, or moved: the operator or tensor, and the reason."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Placement:
     """Where the pairs stand, and what was decided against."""
 
@@ -43,11 +35,11 @@ class Placement:
 
 
 def place(
-    model: Model, matches: Matches, config: QuantConfig, released: Mapping[str, str] = MappingProxyType({})
+    model: Model, matches: Matches, config: QuantConfig, released: Mapping[str, Decision] = MappingProxyType({})
 ) -> Placement:
     """Returns the sites of a fused model. Raises ConfigError for a name that matches nothing.
 
-    `released` are matches that stay in float, by the value that they give, with the reason.
+    `released` are matches that stay in float, by the value that they give.
     """
     target = matches.target
     _check_names(model, matches, config)
@@ -97,38 +89,18 @@ def _wanted(
     found: Iterable[tuple[Step, Pattern]],
     target: Target,
     config: QuantConfig,
-    released: Mapping[str, str],
+    released: Mapping[str, Decision],
     decisions: list[Decision],
 ) -> Iterator[tuple[Step, Pattern]]:
     excluded = NameRules(config.exclude, "exclude")
     for step, match in found:
-        names = [*step.nodes, *_names_in(match)]
-        rule = excluded.first(names)
-        rules = (*target.rules, _not_float32, _constant_activation)
-        reason = f"excluded by {rule!r}" if rule else released.get(step.output)
-        reason = reason or next((r for ask in rules if (r := ask(match))), None)
-        if reason is None and not match.qdq_points:
-            reason = f"{step.pattern} declares no points: it stays in float on {target.name}"
-        if reason is None:
+        rule = excluded.first([*step.nodes, *_names_in(match)])
+        decided = Decision(step.output, f"excluded by {rule!r}", Decider.EXCLUDE) if rule else None
+        decided = decided or released.get(step.output) or refusal(step, match, target)
+        if decided is None:
             yield step, match
         else:
-            decisions.append(Decision(step.output, reason))
-
-
-def _not_float32(match: Pattern) -> str | None:
-    """Scales are float32, and Q/DQ of another type takes scales of that type."""
-    for point in match.qdq_points:
-        for value in match.values(point.declaration):
-            if value.dtype is not None and value.dtype != np.float32:
-                return f"{value.name!r} is {value.dtype}, only float32 is quantized: convert the model to float32 first"
-    return None
-
-
-def _constant_activation(match: Pattern) -> str | None:
-    """A pattern's `tensor()` may stand on a constant, whose range no sample shows."""
-    values = (v for point in match.qdq_points if point.role.on_activation for v in match.values(point.declaration))
-    constant = next((value for value in values if isinstance(value, gs.Constant)), None)
-    return None if constant is None else f"{constant.name!r} is a constant: nothing to calibrate"
+            decisions.append(decided)
 
 
 def _inside_region(
@@ -139,15 +111,14 @@ def _inside_region(
     stub = NameRules(config.skip.stub, "skip.stub")
     passing = target.same_scale | target.transparent
     for step, match in found:
-        if step.pattern in target.glue or target.memory_bound(match):
+        if step.pattern in target.glue or is_memory_bound(match, target):
             inputs = [
                 v for point in match.qdq_points if point.role is Role.INPUT for v in match.values(point.declaration)
             ]
             floating = next((v.name for v in inputs if _origin(v, passing) not in quantized), None)
             if floating is not None:
-                decisions.append(
-                    Decision(step.output, f"its input {floating!r} is not quantized, so integer codes gain nothing")
-                )
+                reason = f"its input {floating!r} is not quantized, so integer codes gain nothing"
+                decisions.append(Decision(step.output, reason, Decider.GLUE))
                 continue
         if stub.first(_names_in(match)) is None:
             points = (point for point in match.qdq_points if point.role.on_activation)
@@ -159,7 +130,7 @@ def _worth_their_conversions(
     model: Model, found: list[tuple[Step, Pattern]], target: Target, decisions: list[Decision]
 ) -> list[tuple[Step, Pattern]]:
     slower = slower_in_integers(model, [match for _, match in found], target)
-    decisions += [Decision(found[position][0].output, reason) for position, reason in slower.items()]
+    decisions += [Decision(found[position][0].output, reason, Decider.COST) for position, reason in slower.items()]
     return [entry for position, entry in enumerate(found) if position not in slower]
 
 
@@ -180,7 +151,7 @@ def _claims(
         for point in match.qdq_points:
             skip = skips_activation if point.role.on_activation else skips_weight
             if skip:
-                decisions.append(Decision(step.output, f"{point.role.value} skipped by {skip!r}"))
+                decisions.append(Decision(step.output, f"{point.role.value} skipped by {skip!r}", Decider.SKIP))
             elif point.role is not Role.BIAS:
                 claims += _point_claims(point, step, match, target, config)
             elif target.bias is BiasKind.INT32 and not skips_activation:
@@ -220,7 +191,16 @@ def _format(point: Point, match: Pattern, target: Target, config: QuantConfig) -
 
 
 def _axis(point: Point, match: Pattern) -> int | None:
-    return point.axis(match) if callable(point.axis) else point.axis
+    weight = next(iter(match.values(point.declaration)), None)
+    if point.axis is None or weight is None:
+        return None
+    axis, rank = point.axis(match) if callable(point.axis) else point.axis, len(weight.shape)
+    if axis is not None and not -rank <= axis < rank:
+        raise PatternError(
+            f"pattern {type(match).__name__} puts its WEIGHT on axis {axis}, but {weight.name!r} has {rank} axes",
+            "give the axis of the output channels: 0 for Conv, 1 for MatMul",
+        )
+    return axis
 
 
 def _adjusted(fmt: TensorFormat, asked: TensorQuantConfig) -> TensorFormat:
@@ -277,8 +257,8 @@ def _left_alone(model: Model, matches: Matches, resolved: Sequence[tuple[Step, P
     found = {id(step) for step, _ in resolved}
     for step in matches:
         if not step.apply:
-            yield Decision(step.output, step.reason or "switched off in the plan")
+            yield Decision(step.output, step.reason or "switched off in the plan", Decider.PLAN)
         elif id(step) not in found:
-            yield Decision(step.output, f"{step.pattern} no longer holds in the fused model")
+            yield Decision(step.output, f"{step.pattern} no longer holds in the fused model", Decider.FIT)
     for name, reason in model.left_in_float.items():
-        yield Decision(name, reason)
+        yield Decision(name, reason, Decider.BODY)

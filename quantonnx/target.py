@@ -45,7 +45,8 @@ class Target:
     on the target.
 
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
-    serves the operator after it as well. `costs` decide which operators are worth their conversions.
+    serves the operator after it as well. `costs` decide which operators are worth their conversions; operators in
+    `float_only` have no integer kernel.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Target:
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
     costs: CostModel | None = None
+    float_only: frozenset[str] = frozenset({"LSTM", "GRU", "RNN"})
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from rich.markup import escape
 from rich.table import Table
 
-from quantonnx.placement import Decision
+from quantonnx.decisions import Decision
 from quantonnx.quantized import QuantizedModel
 from quantonnx.speed import Speed
-from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format
+from quantonnx.summary import grouped, left_in_float, pattern_counts
 from quantonnx.verification import Comparison
 
 _SHOWN_NAMES = 3
@@ -35,12 +35,6 @@ def placed(quantized: QuantizedModel) -> Table:
     return table("Placed", "pattern", "applied", "activation pairs", "weights", rows=[*rows, total], numbers=(1, 2, 3))
 
 
-def sites(quantized: QuantizedModel) -> Table:
-    """Returns every site, one a row."""
-    rows = [(site.tensor, site_format(site), site.reason) for site in quantized.sites]
-    return table("Pairs", "tensor", "format", "why", rows=rows)
-
-
 def in_float(quantized: QuantizedModel, *, every: bool = False) -> Table | None:
     """Returns what stays in float, by reason or (`every`) by name; None where there is nothing."""
     decisions = left_in_float(quantized)
@@ -53,11 +47,12 @@ def in_float(quantized: QuantizedModel, *, every: bool = False) -> Table | None:
 
 def reasons(title: str, decisions: Iterable[Decision]) -> Table:
     """Returns decisions grouped by reason, with a few names each."""
-    rows = [(len(group.names), group.reason, _some(group.names)) for group in grouped(decisions)]
+    rows = [(len(group.names), group.reason, some(group.names)) for group in grouped(decisions)]
     return table(title, "count", "why", "where", rows=rows, numbers=(0,))
 
 
-def _some(names: tuple[str, ...]) -> str:
+def some(names: tuple[str, ...]) -> str:
+    """Returns the first few of many names."""
     return ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
 
 
