@@ -178,12 +178,8 @@ def _unclaimed(quantized: QuantizedModel) -> Iterator[Decision]:
     for node in quantized.model.graph.nodes:
         if node.name not in known:
             float_only = node.op in target.float_only and not node.domain
-            why = (
-                f"{target.name} has no integer kernel for"
-                if float_only
-                else f"no pattern of {target.name} holds at this"
-            )
-            yield Decision(node.name, f"{why} {node.op}")
+            lacking = f"{target.name} has no integer kernel for {node.op}"
+            yield Decision(node.name, lacking if float_only else f"no pattern of {target.name} holds at this {node.op}")
 
 
 def _passing(quantized: QuantizedModel) -> set[str]:

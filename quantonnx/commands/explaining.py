@@ -126,8 +126,11 @@ def _text(found: Explanation, width: int) -> str:
 
 
 def _claims(found: Explanation) -> Iterator[tuple[str, str]]:
+    in_float = {decision.name for decision in found.decisions}
     for step in found.claims:
         state = "applied" if step.apply else "not applied"
+        if step.apply and step.output in in_float:
+            state = "fused, its decisions are below"
         yield f"{step.pattern} at {step.output}", f"{state}: {step.reason}" if step.reason else state
 
 

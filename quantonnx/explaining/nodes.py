@@ -92,7 +92,10 @@ def first_line(view: View, step: Step) -> str:
 def _what_is_left(view: View, node: gs.Node) -> str:
     readers = (reader for output in node.outputs for reader in output.outputs)
     kept = next((reader for reader in readers if reader.name in view.fused_nodes), None)
-    return f"what {kept.op} {kept.name!r} reads" if kept is not None else "its neighbours"
+    if kept is not None:
+        return f"what {kept.op} {kept.name!r} reads"
+    reader = next((reader for output in node.outputs for reader in output.outputs), None)
+    return f"{reader.op} {reader.name!r}, which is folded in turn" if reader is not None else "its neighbours"
 
 
 def _has_codes(view: View, node: gs.Node, sites: tuple[Site, ...]) -> bool:
