@@ -419,7 +419,7 @@ def test_an_output_that_is_no_operator_is_refused() -> None:
 
 
 def test_a_point_on_an_undeclared_value_is_refused() -> None:
-    with pytest.raises(PatternError, match="point of Astray stands on an undeclared value"):
+    with pytest.raises(PatternError, match="INPUT of Astray stands on an undeclared value"):
 
         class Astray(Pattern):
             x = tensor()

@@ -35,6 +35,12 @@ def placed(quantized: QuantizedModel) -> Table:
     return table("Placed", "pattern", "applied", "activation pairs", "weights", rows=[*rows, total], numbers=(1, 2, 3))
 
 
+def sites(quantized: QuantizedModel) -> Table:
+    """Returns every site, one a row."""
+    rows = [(site.tensor, site_format(site), site.reason) for site in quantized.sites]
+    return table("Pairs", "tensor", "format", "why", rows=rows)
+
+
 def in_float(quantized: QuantizedModel, *, every: bool = False) -> Table | None:
     """Returns what stays in float, by reason or (`every`) by name; None where there is nothing."""
     decisions = left_in_float(quantized)

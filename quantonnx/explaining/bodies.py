@@ -23,7 +23,7 @@ def find_in_bodies(model: Model, name: str, *, nodes: bool = True, tensors: bool
                 where = f"is in the body of {owner.op} {owner.name!r}"
                 if nodes and name and node.name == name:
                     return _explained(
-                        name, f"{node.op} node", f"{node.op} {name!r} {where}, nothing in it is quantized"
+                        name, f"{node.op_type} node", f"{node.op_type} {name!r} {where}, nothing in it is quantized"
                     )
                 if tensors and name in node.output:
                     return _explained(name, "tensor in a body", f"no pair stands on {name!r}: it {where}")
