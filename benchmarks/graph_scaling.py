@@ -56,7 +56,7 @@ def best_of(run: Callable[[], object], repeats: int = 3) -> float:
 
 
 def explained(proto: onnx.ModelProto, target: Target, nodes: int) -> tuple[float, float, float]:
-    """Returns the CPU seconds of placing, of asking about a node and a tensor in the middle, and of explaining in all."""
+    """Returns the CPU seconds of placing, of asking about a node and a tensor, and of explaining in all."""
     fused = transform(proto, target=target)
     placing = best_of(lambda: insert_qdq(fused.model, fused.matches), 1)
     prefix = f"block{nodes // 20}."

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from quantonnx import cli, demo
 from quantonnx.commands import running
+from quantonnx.commands.explaining import entries
 
 NETWORK = """
     network (float[N,3,8,8] image) => (float[N,5] scores)
@@ -471,7 +472,6 @@ def test_help_needs_nothing_heavy() -> None:
         package.__path__ = [{str(Path(cli.__file__).parent)!r}]
         sys.modules["quantonnx"] = package
         from quantonnx import cli
-from quantonnx.commands.explaining import entries
         cli.run(["--help"])
         found = {{"torch", "onnxruntime", "onnx", "onnx_graphsurgeon", "numpy", "PIL"}} & set(sys.modules)
         sys.exit(" ".join(found) or 0)

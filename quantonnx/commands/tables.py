@@ -10,7 +10,7 @@ from rich.table import Table
 from quantonnx.decisions import Decision
 from quantonnx.quantized import QuantizedModel
 from quantonnx.speed import Speed
-from quantonnx.summary import grouped, left_in_float, pattern_counts
+from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format
 from quantonnx.verification import Comparison
 
 _SHOWN_NAMES = 3

@@ -31,7 +31,7 @@ def explain(view: View, node: gs.Node) -> Explanation:
     taken = {step.pattern for step in view.fusions(claims)}
     tried = attempts(view.matcher, view.target, fused, taken) if fused is not None else ()
     verdict = _verdict(view, node, claims, sites, decisions, tried)
-    others = ()
+    others: tuple[str, ...] = ()
     if fused is not None and not sites:
         others = tuple(elsewhere(view.matcher, view.target, fused))
     kind = f"{node.op} node"

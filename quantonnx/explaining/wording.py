@@ -35,7 +35,7 @@ def decided_by(decision: Decision, target: Target) -> str:
         return f"{decision.decider.value} ({target.name})"
     if decision.decider is Decider.PLAN and decision.reason.startswith("overlaps"):
         return "the order of matches: an operator belongs to one, the longest first"
-    return decision.decider.value
+    return str(decision.decider.value)
 
 
 def _what(site: Site) -> str:
