@@ -62,19 +62,20 @@ def refusal(step: Step, match: Pattern, target: Target) -> Decision | None:
 
 def asked(rule: Rule, match: Pattern, target: Target) -> str | None:
     """Returns a rule's answer; TargetError names the rule where it fails, or answers with something else than text."""
-    name = f"rule {rule_name(rule)} of target {target.name}"
     try:
         answer = rule(match)
     except QuantonnxError:
         raise
     except Exception as error:
         raise TargetError(
-            f"{name} fails at {type(match).__name__} {match.result.name!r}: {type(error).__name__}: {error}",
+            f"{_called(rule, target)} fails at {type(match).__name__} {match.result.name!r}: {type(error).__name__}: {error}",
             "a rule is asked about every pattern: test isinstance(found, …) first",
         ) from error
     if answer is None or (isinstance(answer, str) and answer):
         return answer
-    raise TargetError(f"{name} answers {answer!r}", "return the reason as text to leave the match in float, or None")
+    raise TargetError(
+        f"{_called(rule, target)} answers {answer!r}", "return the reason as text to leave the match in float, or None"
+    )
 
 
 def is_memory_bound(match: Pattern, target: Target) -> bool:
@@ -89,6 +90,10 @@ def is_memory_bound(match: Pattern, target: Target) -> bool:
             f"{type(error).__name__}: {error}",
             "it is asked about every pattern: test isinstance(found, …) first",
         ) from error
+
+
+def _called(rule: Rule, target: Target) -> str:
+    return f"rule {rule_name(rule)} of target {target.name}"
 
 
 def rule_name(rule: Rule) -> str:
