@@ -68,7 +68,8 @@ def asked(rule: Rule, match: Pattern, target: Target) -> str | None:
         raise
     except Exception as error:
         raise TargetError(
-            f"{_called(rule, target)} fails at {type(match).__name__} {match.result.name!r}: {type(error).__name__}: {error}",
+            f"{_called(rule, target)} fails at {type(match).__name__} {match.result.name!r}: "
+            f"{type(error).__name__}: {error}",
             "a rule is asked about every pattern: test isinstance(found, …) first",
         ) from error
     if answer is None or (isinstance(answer, str) and answer):
