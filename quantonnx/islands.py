@@ -28,6 +28,9 @@ SHORTEST_RUN = 50.0
 
 T = TypeVar("T")
 
+LEAST_SAVING = 0.001
+"""Of the run in float: what saves less is not worth another kind of operator, nor within what estimates can tell."""
+
 _LARGEST_GROUP = 6
 _CROWD = 16  # what has more neighbours does not hang on one of them, and looking at it for each would be quadratic
 
@@ -64,7 +67,7 @@ def slower_in_integers(model: Model, matches: Sequence[Pattern], target: Target)
     if target.costs is None or not matches:
         return {}
     islands = _Islands(model, matches, target, target.costs)
-    if sum(unit.float_time for unit in islands.units) < SHORTEST_RUN:
+    if islands.float_time < SHORTEST_RUN:
         return {}
     return islands.released()
 
@@ -75,6 +78,8 @@ class _Islands:
         self.shapes = infer_shapes(model)
         self.passing = target.same_scale | target.transparent
         self.units = [self._unit(match) for match in matches]
+        self.float_time = sum(unit.float_time for unit in self.units)
+        self.least = -LEAST_SAVING * self.float_time
         self.values: dict[str, _Value] = {}
         self.public = {output.name for output in model.graph.outputs} | model.captured
         self.read_by: dict[int, list[tuple[gs.Node, int]]] = {}
@@ -186,10 +191,10 @@ class _Islands:
         while heap:
             known, order = heapq.heappop(heap)
             unit = self.units[order]
-            if known >= 0 or not unit.integer:
+            if known >= self.least or not unit.integer:
                 continue
             change = self._change([unit])
-            if change >= 0:
+            if change >= self.least:
                 continue
             if change > known + 1e-9:
                 heapq.heappush(heap, (change, order))
@@ -203,12 +208,12 @@ class _Islands:
         for unit in self.units:
             if unit.integer and len(unit.values) <= _CROWD and unit.gain < self._price(unit):
                 group, change = self._grown(unit)
-                if change < 0:
+                if change < self.least:
                     self._release(group, change, reasons)
 
     def _grown(self, unit: _Unit) -> tuple[list[_Unit], float]:
         group, change = [unit], self._change([unit])
-        while change >= 0 and len(group) < _LARGEST_GROUP:
+        while change >= self.least and len(group) < _LARGEST_GROUP:
             near = [other for other in self._neighbours(group) if other.gain < inf]
             if not near:
                 break

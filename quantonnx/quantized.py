@@ -17,12 +17,13 @@ from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.config import FixedRange, QuantConfig
+from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import CalibrationError, ConfigError, PlanError
 from quantonnx.formats import Parameters
 from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset, refuse_quantized
 from quantonnx.model import Model
 from quantonnx.pattern import Role
-from quantonnx.placement import Decision, Placement, place
+from quantonnx.placement import Placement, place
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.sites import Site
@@ -153,8 +154,9 @@ def _activations(
     if not conflicts:
         return quantized, numbers
     outputs = {step.output for step in quantized.matches}
-    known = {decision.name: decision.reason for decision in quantized.decisions if decision.name in outputs}
-    placement = place(quantized.model, quantized.matches, quantized.config, known | conflicts)
+    known = {decision.name: decision for decision in quantized.decisions if decision.name in outputs}
+    known |= {name: Decision(name, reason, Decider.RANGES) for name, reason in conflicts.items()}
+    placement = place(quantized.model, quantized.matches, quantized.config, known)
     placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
     return _activations(placed, statistics)
 

@@ -18,12 +18,12 @@ import onnx_graphsurgeon as gs
 from quantonnx.calibration.ranges import RangeMethod, choose_range, parse_method
 from quantonnx.calibration.session import collect
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.decisions import Decision
 from quantonnx.editing import Rewriter
 from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters
 from quantonnx.inspecting import MOVING, constant_of
 from quantonnx.model import Model
-from quantonnx.placement import Decision
 from quantonnx.recalibration.numbers import Numbers, readable
 from quantonnx.recalibration.view import FloatView, float_view
 
