@@ -68,7 +68,17 @@ def cases() -> Iterator[Case]:
         yield convolution("depthwise", channels, side, 5, channels)
     for channels, side, group in ((32, 28, 2), (64, 14, 8), (64, 56, 4), (128, 28, 32), (256, 14, 8)):
         yield convolution("grouped", channels, side, 3, group)
-    for rows, inner in ((1, 64), (1, 512), (1, 1024), (17, 32), (64, 64), (64, 384), (197, 256), (128, 768), (400, 128)):
+    for rows, inner in (
+        (1, 64),
+        (1, 512),
+        (1, 1024),
+        (17, 32),
+        (64, 64),
+        (64, 384),
+        (197, 256),
+        (128, 768),
+        (400, 128),
+    ):
         shape = (1, rows, inner)
         yield Case("MatMul", "MatMul", (shape,), shape, (inner, inner), rows * inner * inner)
     for heads, length, width in ((1, 16, 16), (2, 49, 32), (4, 64, 32), (6, 197, 64), (6, 700, 64)):
@@ -235,7 +245,10 @@ def main() -> None:
     for case in cases():
         times = [shortest(start(Graph(case, integer=integer).build()), arguments.seconds) for integer in (False, True)]
         exact, rough = (max(spent - idle, 50.0) / REPEATS for spent in times)
-        print(f"# {case.kind:<16} {case.inputs[0]!s:<22} float {exact / 1e3:9.1f} us, integer {rough / 1e3:9.1f} us", flush=True)
+        print(
+            f"# {case.kind:<16} {case.inputs[0]!s:<22} float {exact / 1e3:9.1f} us, integer {rough / 1e3:9.1f} us",
+            flush=True,
+        )
         rows.setdefault(case.kind, []).append((case.features, exact, rough))
     for title, column in (("float_costs", 1), ("integer_costs", 2)):
         print(f"{title}={{")

@@ -1,9 +1,11 @@
-"""How planning grows with the graph: chains of 2,000 and 20,000 nodes, all patterns, against gs.import_onnx.
+"""How planning, placing and explaining grow with the graph: 2,000 and 20,000 nodes, all patterns, against the import.
 
     python benchmarks/graph_scaling.py
 
 Every figure is CPU time, the best of three, measured in the same run. Planning starts from a model in memory, while
-`make_plan` also reads it: the ratio `all` counts both. Wanted: planning costs at most twice the import.
+`make_plan` also reads it: the ratio `all` counts both. Wanted: planning costs at most twice the import. `explain` is
+all that the command does to explain one node and one tensor: read, plan, fuse, place, look up; `place` and `ask` are
+its last two parts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from quantonnx import Model, get_target, known_targets, make_plan
+from quantonnx import Model, Target, get_target, known_targets, make_plan
+from quantonnx.explaining import Explainer
+from quantonnx.quantized import insert_qdq
 from quantonnx.rewriting import transform
 
 CHANNELS = 2
@@ -51,13 +55,30 @@ def best_of(run: Callable[[], object], repeats: int = 3) -> float:
     return min(times)
 
 
+def explained(proto: onnx.ModelProto, target: Target, nodes: int) -> tuple[float, float, float]:
+    """Returns the CPU seconds of placing, of asking about a node and a tensor, and of explaining in all."""
+    fused = transform(proto, target=target)
+    placing = best_of(lambda: insert_qdq(fused.model, fused.matches), 1)
+    prefix = f"block{nodes // 20}."
+    made: list[Explainer] = []
+
+    def ask() -> None:
+        made[-1].node(f"{prefix}Conv_c2")
+        made[-1].tensor(f"{prefix}r1")
+
+    building = best_of(lambda: made.append(Explainer(proto, target)), 1)
+    asking = best_of(ask, 1)
+    return placing, asking, building + asking
+
+
 def main() -> None:
     """Prints one row for each target and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[2_000, 20_000])
     sizes = parser.parse_args().nodes
     G_LOGGER.severity = G_LOGGER.ERROR
-    columns = ("target", "gs import", "read", "read + plan", "plan/import", "all/import", "transform", "steps")
+    columns = ("target", "gs import", "read", "read + plan", "plan/import", "all/import", "transform", "place", "ask")
+    columns += ("explain", "steps")
     print(f"{'nodes':>8}" + "".join(f"{name:>13}" for name in columns))
     seconds: dict[tuple[str, int], float] = {}
     for nodes in sizes:
@@ -70,9 +91,13 @@ def main() -> None:
             fused = best_of(lambda target=target, proto=proto: transform(proto, target=target), 1)  # type: ignore[misc]
             seconds[name, nodes] = planning
             steps = len(make_plan(proto, target=target))
+            placing, asking, explaining = explained(proto, target, nodes)
             times = "".join(f"{value:>12.3f}s" for value in (imported, reading, planning))
             ratios = "".join(f"{value / imported:>12.2f}x" for value in (planning - reading, planning))
-            print(f"{nodes:>8}{name:>13}{times}{ratios}{fused:>12.3f}s{steps:>13}")
+            print(
+                f"{nodes:>8}{name:>13}{times}{ratios}{fused:>12.3f}s{placing:>12.3f}s{asking:>12.3f}s"
+                f"{explaining:>12.3f}s{steps:>13}"
+            )
     for name in known_targets():
         growth = seconds[name, sizes[-1]] / seconds[name, sizes[0]]
         print(f"{name}: {sizes[-1] / sizes[0]:.0f} times the nodes take {growth:.1f} times as long to plan")

@@ -7,12 +7,13 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from quantonnx.editing import Rewriter
+from quantonnx.element_types import ElementTypes
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
 
 from .dimensions import dimensions
 from .folding import FoldConstants
 from .recomposition import recompositions
-from .shapes import element_type, rank
+from .shapes import rank
 
 
 class ConstantToInitializer(Conversion):
@@ -61,7 +62,7 @@ class RemoveCast(Conversion):
     def check(self) -> None:
         """Refuses a Cast that changes the type, or may do, and one that joins two public names."""
         _refuse_public(self, self.x)
-        kind, wanted = element_type(self.x), helper.tensor_dtype_to_np_dtype(self.output.attrs["to"])
+        kind, wanted = ElementTypes(self.model).of(self.x), helper.tensor_dtype_to_np_dtype(self.output.attrs["to"])
         if kind != wanted:
             raise Mismatch(f"{self.output.name!r} makes {wanted} of {self.x.name!r}, {kind or 'of unknown type'}")
 
@@ -166,8 +167,6 @@ class MeanToGlobalPool(Conversion):
 
     def check(self) -> None:
         """Refuses other axes, and values whose rank is unknown."""
-        if element_type(self.x) not in _POOLED_TYPES:
-            raise Mismatch(f"{self.x.name!r} is not known to hold float32 or float16, which is what pooling takes")
         if rank(self.x) != 4:
             raise Mismatch(f"{self.x.name!r} is not known to have four axes")
         axes = self._axes()
@@ -175,6 +174,8 @@ class MeanToGlobalPool(Conversion):
             raise Mismatch(f"{self.output.name!r} is not a mean over the two spatial axes")
         if not self.output.attrs.get("keepdims", 1) and not _flat_result(graph_result=self.result):
             raise Mismatch(f"{self.output.name!r} drops its axes and {self.result.name!r} has another shape")
+        if ElementTypes(self.model).of(self.x) not in _POOLED_TYPES:
+            raise Mismatch(f"{self.x.name!r} is not known to hold float32 or float16, which is what pooling takes")
 
     def rewrite(self, graph: Rewriter) -> None:
         """Replaces the mean; a mean that drops its axes is followed by a Flatten."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import helper
 
 _KEEPS_RANK = frozenset(
     {
@@ -37,8 +33,6 @@ _KEEPS_RANK = frozenset(
     }
 )
 _ELEMENTWISE = frozenset({"Add", "Div", "Mul", "Sub"})
-_OF_ONE_TYPE = _ELEMENTWISE | {"Concat", "Conv", "ConvTranspose", "Gemm", "MatMul"}
-_TYPE_OF_FIRST = _KEEPS_RANK | {"Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"}
 
 
 def rank(value: gs.Tensor, depth: int = 6) -> int | None:
@@ -60,24 +54,6 @@ def rank(value: gs.Tensor, depth: int = 6) -> int | None:
         return rank(node.inputs[0], depth - 1)
     if node.op in _ELEMENTWISE or node.op == "MatMul":
         return _widest(node, depth - 1)
-    return None
-
-
-def element_type(value: gs.Tensor, depth: int = 6) -> np.dtype[Any] | None:
-    """Returns the element type of a value: declared, or that of the operands of operators that keep it."""
-    if value.dtype is not None:
-        kind: np.dtype[Any] = np.dtype(value.dtype)
-        return kind
-    if not value.inputs or depth == 0 or value.inputs[0].domain:
-        return None
-    node = value.inputs[0]
-    if node.op == "Cast":
-        return np.dtype(helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
-    if node.op in _TYPE_OF_FIRST:
-        return element_type(node.inputs[0], depth - 1)
-    if node.op in _OF_ONE_TYPE:
-        found = (element_type(operand, depth - 1) for operand in node.inputs[:2])
-        return next((kind for kind in found if kind is not None), None)
     return None
 
 

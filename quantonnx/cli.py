@@ -16,8 +16,9 @@ import typer
 from quantonnx.commands.checking import check
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
+from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
-from quantonnx.commands.models import explain, inspect, plan, targets, transform
+from quantonnx.commands.models import inspect, plan, transform
 from quantonnx.commands.quantizing import quantize
 from quantonnx.commands.running import FAILED, INTERRUPTED, complain, version_of
 

@@ -87,7 +87,7 @@ class QuantConfig(_Strict):
     `exclude` leaves whole operators in float; names are exact (node, tensor or operator type) or `re:REGEX`.
     `fixed` gives tensors their scale and zero point. `bias_correction` takes the mean error of rounded
     weights out of the biases. `weight_storage` is `integer` (codes with a DequantizeLinear) or
-    `float` (float weights with a Q/DQ pair).
+    `float` (float weights with a Q/DQ pair). `keep_slow` keeps operators in integers where float is estimated faster.
     """
 
     activation: TensorQuantConfig = Field(default_factory=TensorQuantConfig)
@@ -96,6 +96,7 @@ class QuantConfig(_Strict):
     exclude: tuple[str, ...] = ()
     fixed: dict[str, FixedRange] = Field(default_factory=dict)
     bias_correction: bool = True
+    keep_slow: bool = False
     weight_storage: str = Field(default="integer", pattern="^(integer|float)$")
 
     @field_validator("activation")

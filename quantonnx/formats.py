@@ -23,7 +23,7 @@ _TENSOR_PROTO_TYPES = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5}
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """The numbers of one Q/DQ pair: float32 `scale`, integer `zero_point`; 0-d, or 1-d per channel."""
+    """The numbers of one Q/DQ pair: float `scale`, integer `zero_point`; 0-d, or 1-d per channel."""
 
     scale: Array
     zero_point: Array
@@ -76,8 +76,10 @@ class TensorFormat:
         low, high = (reduce(x, axis=others, initial=0) for reduce in (np.min, np.max))
         return np.asarray(low, np.float32), np.asarray(high, np.float32)
 
-    def parameters(self, low: ArrayLike, high: ArrayLike) -> Parameters:
+    def parameters(self, low: ArrayLike, high: ArrayLike, float_type: str = "float32") -> Parameters:
         """Return scale and zero point for the values `low` to `high`: numbers, or 1-d per channel.
+
+        The scale is rounded to `float_type`, a numpy float, within what leaves it positive and every code finite.
 
         Symmetric: scale = max|·| / ((qmax − qmin) / 2), so that full-range int8 divides by 127.5 and narrow
         int8 by 127; the zero point is the middle code, 0 for signed ones. Unsigned values that are never
@@ -87,24 +89,24 @@ class TensorFormat:
         """
         low, high = _checked_range(low, high)
         if self.symmetric:
-            return self._symmetric(low, high)
-        return self._asymmetric(low, high)
+            scale, zero_point = self._symmetric(low, high)
+        else:
+            scale, zero_point = self._asymmetric(low, high)
+        reach = np.maximum(zero_point - self.qmin, self.qmax - zero_point)
+        return Parameters(_rounded(scale, reach, float_type), zero_point.astype(self.storage))
 
-    def _symmetric(self, low: Array, high: Array) -> Parameters:
+    def _symmetric(self, low: Array, high: Array) -> tuple[Array, Array]:
         largest = np.maximum(np.maximum(abs(low), abs(high)), SMALLEST_RANGE)
         one_sided = (low >= 0) & (not self.signed)
         steps = np.where(one_sided, self.qmax, (self.qmax - self.qmin) / 2)
         middle = 0 if self.signed else 2 ** (self.n_bits - 1)
-        return self._as_stored(largest / steps, np.where(one_sided, 0, middle))
+        return np.asarray(largest / steps), np.where(one_sided, 0, middle)
 
-    def _asymmetric(self, low: Array, high: Array) -> Parameters:
+    def _asymmetric(self, low: Array, high: Array) -> tuple[Array, Array]:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
         scale = np.asarray(np.maximum(high - low, SMALLEST_RANGE) / (self.qmax - self.qmin), np.float32)
         zero_point = np.rint(self.qmin - low / scale.astype(np.float64))
-        return self._as_stored(scale, np.clip(zero_point, self.qmin, self.qmax))
-
-    def _as_stored(self, scale: Array, zero_point: Array) -> Parameters:
-        return Parameters(np.asarray(scale, np.float32), np.asarray(zero_point).astype(self.storage))
+        return scale, np.asarray(np.clip(zero_point, self.qmin, self.qmax))
 
 
 def quantize(x: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
@@ -122,9 +124,18 @@ def quantize(x: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
 
 
 def dequantize(codes: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
-    """Return the float32 values that `codes` stand for, as ONNX DequantizeLinear does, bit for bit."""
+    """Return the values that `codes` stand for, in the scale's type, as ONNX DequantizeLinear does, bit for bit."""
     scale, zero_point = _aligned(parameters, fmt, codes.ndim)
-    return (codes.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+    steps = (codes.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32)
+    return np.asarray((steps * scale).astype(scale.dtype, copy=False))
+
+
+def _rounded(scale: Array, reach: Array, float_type: str) -> Array:
+    """Return the scale in that type, positive, and so small that the code farthest from zero is finite."""
+    info = np.finfo(float_type)
+    largest = np.asarray(float(info.max) / reach)
+    stored = np.clip(scale, float(info.smallest_subnormal), largest).astype(float_type)
+    return np.where(stored > largest, np.nextafter(stored, np.zeros_like(stored)), stored)
 
 
 def _aligned(parameters: Parameters, fmt: TensorFormat, rank: int) -> tuple[Array, Array]:

@@ -99,7 +99,7 @@ class _Writer:
         result = self.editor.insert(
             "DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear", attrs
         )
-        result.dtype = value.dtype
+        result.dtype = scale.dtype
         return result
 
     def _dequantize(self, codes: gs.Constant, name: str, parameters: Parameters, fmt: TensorFormat) -> gs.Variable:
@@ -149,10 +149,13 @@ def _codes(model: Model, value: gs.Constant, parameters: Parameters, fmt: Tensor
 
 
 def needed_opset(sites: tuple[Site, ...]) -> int:
-    """Returns the lowest ONNX opset whose QuantizeLinear has these formats: 10, 13 per axis, 21 over 8 bits."""
+    """Returns the lowest ONNX opset whose QuantizeLinear has these formats: 10, 13 per axis, 19 with scales that are
+    not float32, 21 over 8 bits."""
     formats = [site.format for site in sites]
     if any(fmt.n_bits > 8 for fmt in formats):
         return 21
+    if any(site.float_type != "float32" for site in sites):
+        return 19
     return 13 if any(fmt.axis is not None for fmt in formats) else 10
 
 

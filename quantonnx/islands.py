@@ -10,15 +10,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, prod
+from math import inf
 from typing import TypeVar
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.costs import Cost, CostModel
+from quantonnx.costs import CostModel
+from quantonnx.estimates import elements, estimated_times
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Pattern, Role
-from quantonnx.shapes import Shape, infer_shapes, multiply_accumulates
+from quantonnx.shapes import infer_shapes
 from quantonnx.sites import moves
 from quantonnx.target import Target
 
@@ -27,8 +28,11 @@ SHORTEST_RUN = 50.0
 
 T = TypeVar("T")
 
+LEAST_SAVING = 0.001
+"""Of the run in float: what saves less is not worth another kind of operator, nor within what estimates can tell."""
+
 _LARGEST_GROUP = 6
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_CROWD = 16  # what has more neighbours does not hang on one of them, and looking at it for each would be quadratic
 
 
 @dataclass
@@ -41,6 +45,7 @@ class _Unit:
     closes: bool
     integer: bool = True
     values: list[_Value] = field(default_factory=list)
+    reads: list[_Value] = field(default_factory=list)
 
 
 @dataclass
@@ -50,6 +55,7 @@ class _Value:
     elements: int
     giver: _Unit | None = None
     readers: list[_Unit] = field(default_factory=list)
+    integer_readers: int = 0
     read_in_float: bool = False
 
 
@@ -61,7 +67,7 @@ def slower_in_integers(model: Model, matches: Sequence[Pattern], target: Target)
     if target.costs is None or not matches:
         return {}
     islands = _Islands(model, matches, target, target.costs)
-    if sum(unit.float_time for unit in islands.units) < SHORTEST_RUN:
+    if islands.float_time < SHORTEST_RUN:
         return {}
     return islands.released()
 
@@ -72,8 +78,14 @@ class _Islands:
         self.shapes = infer_shapes(model)
         self.passing = target.same_scale | target.transparent
         self.units = [self._unit(match) for match in matches]
+        self.float_time = sum(unit.float_time for unit in self.units)
+        self.least = -LEAST_SAVING * self.float_time
         self.values: dict[str, _Value] = {}
         self.public = {output.name for output in model.graph.outputs} | model.captured
+        self.read_by: dict[int, list[tuple[gs.Node, int]]] = {}
+        for node in model.graph.nodes:
+            for index, value in enumerate(node.inputs):
+                self.read_by.setdefault(id(value), []).append((node, index))
         self._connect()
 
     def released(self) -> dict[int, str]:
@@ -88,13 +100,9 @@ class _Islands:
     # ------------------------------------------------------------------ the graph of units and values
 
     def _unit(self, match: Pattern) -> _Unit:
-        claimed = {id(value) for point in match.qdq_points for value in match.values(point.declaration)}
-        working = [node for node in match.nodes if _computes(node, claimed)]
-        exact = sum(_time(self.costs.float_costs, node, self.shapes) for node in working)
-        rough = sum(_time(self.costs.integer_costs, node, self.shapes) for node in working)
-        known = working and exact < inf and rough < inf
         closes = any(point.role is Role.OUTPUT for point in match.qdq_points)
-        return _Unit(match, exact if known else 0.0, exact - rough if known else inf, closes)
+        times = estimated_times(match, self.costs, self.shapes)
+        return _Unit(match, *((times[0], times[0] - times[1]) if times else (0.0, inf)), closes)
 
     def _connect(self) -> None:
         owners: dict[Edge, _Unit] = {}
@@ -109,13 +117,16 @@ class _Islands:
                     for value in unit.match.values(point.declaration):
                         self._value(self._origin(value), owners)
         for value in self.values.values():
-            for unit in _distinct([*([value.giver] if value.giver else []), *value.readers]):
+            value.integer_readers = len(value.readers)
+            for unit in value.readers:
+                unit.reads.append(value)
+            for unit in _around(value):
                 unit.values.append(value)
 
     def _value(self, tensor: gs.Tensor, owners: Mapping[Edge, _Unit]) -> _Value:
         found = self.values.get(tensor.name)
         if found is None:
-            found = self.values[tensor.name] = _Value(_elements(self.shapes.get(tensor.name)))
+            found = self.values[tensor.name] = _Value(elements(self.shapes.get(tensor.name)))
             for owner in self._readers(tensor, owners):
                 if owner is None:
                     found.read_in_float = True
@@ -130,15 +141,12 @@ class _Islands:
             value = pending.pop()
             if value.name in self.public:
                 yield None
-            for node in {id(node): node for node in value.outputs}.values():
-                for index, operand in enumerate(node.inputs):
-                    if operand is not value:
-                        continue
-                    owner = owners.get(Edge(node.name, index))
-                    if owner is None and index == 0 and moves(node, self.passing):
-                        pending.append(node.outputs[0])
-                    else:
-                        yield owner
+            for node, index in self.read_by.get(id(value), ()):
+                owner = owners.get(Edge(node.name, index))
+                if owner is None and index == 0 and moves(node, self.passing):
+                    pending.append(node.outputs[0])
+                else:
+                    yield owner
 
     def _origin(self, value: gs.Tensor) -> gs.Tensor:
         while value.inputs and moves(value.inputs[0], self.passing) and value.inputs[0].inputs:
@@ -152,23 +160,27 @@ class _Islands:
         giver = value.giver if value.giver is not None and value.giver.integer else None
         has_codes = giver is not None and (giver.closes or self.costs.fuses_conversions)
         spent = 0.0
-        if not has_codes and any(unit.integer for unit in value.readers):
+        if not has_codes and value.integer_readers:
             spent += self.costs.float_costs["QuantizeLinear"].time(0, 2 * value.elements)
-        if giver is not None and giver.closes and not self.costs.fuses_conversions:
-            if value.read_in_float or not all(unit.integer for unit in value.readers):
-                spent += self.costs.float_costs["DequantizeLinear"].time(0, 2 * value.elements)
+        written = giver is not None and giver.closes and not self.costs.fuses_conversions
+        if written and (value.read_in_float or value.integer_readers < len(value.readers)):
+            spent += self.costs.float_costs["DequantizeLinear"].time(0, 2 * value.elements)
         return spent
 
     def _change(self, units: Sequence[_Unit]) -> float:
         """The microseconds that it adds to put integer units into float; negative when that is faster."""
         values = _distinct(value for unit in units for value in unit.values)
         before = sum(map(self._conversions, values))
-        for unit in units:
-            unit.integer = False
+        self._switch(units, integer=False)
         after = sum(map(self._conversions, values))
-        for unit in units:
-            unit.integer = True
+        self._switch(units, integer=True)
         return sum(unit.gain for unit in units) + after - before
+
+    def _switch(self, units: Sequence[_Unit], *, integer: bool) -> None:
+        for unit in units:
+            unit.integer = integer
+            for value in unit.reads:
+                value.integer_readers += 1 if integer else -1
 
     # ------------------------------------------------------------------ what is released
 
@@ -179,10 +191,10 @@ class _Islands:
         while heap:
             known, order = heapq.heappop(heap)
             unit = self.units[order]
-            if known >= 0 or not unit.integer:
+            if known >= self.least or not unit.integer:
                 continue
             change = self._change([unit])
-            if change >= 0:
+            if change >= self.least:
                 continue
             if change > known + 1e-9:
                 heapq.heappush(heap, (change, order))
@@ -194,14 +206,14 @@ class _Islands:
     def _release_groups(self, reasons: dict[int, str]) -> None:
         """Releases neighbours that only pay together, grown from units that gain less than their conversions."""
         for unit in self.units:
-            if unit.integer and unit.gain < self._price(unit):
+            if unit.integer and len(unit.values) <= _CROWD and unit.gain < self._price(unit):
                 group, change = self._grown(unit)
-                if change < 0:
+                if change < self.least:
                     self._release(group, change, reasons)
 
     def _grown(self, unit: _Unit) -> tuple[list[_Unit], float]:
         group, change = [unit], self._change([unit])
-        while change >= 0 and len(group) < _LARGEST_GROUP:
+        while change >= self.least and len(group) < _LARGEST_GROUP:
             near = [other for other in self._neighbours(group) if other.gain < inf]
             if not near:
                 break
@@ -221,18 +233,22 @@ class _Islands:
                     self._release(region, change, reasons)
 
     def _region(self, unit: _Unit) -> list[_Unit]:
-        region, seen = [unit], {id(unit)}
+        region, seen, passed = [unit], {id(unit)}, set[int]()
         for known in region:
-            for other in self._neighbours([known]):
-                if id(other) not in seen:
-                    seen.add(id(other))
-                    region.append(other)
+            for value in known.values:
+                if id(value) not in passed:
+                    passed.add(id(value))
+                    around = [other for other in _around(value) if other.integer and id(other) not in seen]
+                    seen.update(map(id, around))
+                    region += around
         return region
 
     def _neighbours(self, units: Sequence[_Unit]) -> list[_Unit]:
         inside = {id(unit) for unit in units}
-        around = (u for unit in units for value in unit.values for u in (value.giver, *value.readers) if u is not None)
-        return [other for other in _distinct(around) if other.integer and id(other) not in inside]
+        values = (value for unit in units for value in unit.values if len(value.readers) <= _CROWD)
+        around = _distinct(other for value in values for other in _around(value))
+        free = [other for other in around if other.integer and id(other) not in inside]
+        return [other for other in free if len(other.values) <= _CROWD]
 
     def _price(self, unit: _Unit) -> float:
         return sum(self.costs.float_costs["QuantizeLinear"].time(0, 2 * value.elements) for value in unit.values)
@@ -245,38 +261,13 @@ class _Islands:
             else f"integers would be {-gain:.1f} µs slower"
         )
         together = f" (with {len(units) - 1} neighbours)" if len(units) > 1 else ""
+        self._switch(units, integer=False)
         for unit in units:
-            unit.integer = False
             reasons[id(unit)] = f"float is faster here: {told}{together}, as estimated"
 
 
-def _computes(node: gs.Node, claimed: set[int]) -> bool:
-    """True for an operator of a match whose operands are all claimed, so that it would compute with integers."""
-    operands = node.inputs[:2] if node.op in _WEIGHTED else node.inputs
-    variables = [value for value in operands if value.name and not isinstance(value, gs.Constant)]
-    return bool(variables) and all(id(value) in claimed for value in variables)
-
-
-def _time(costs: Mapping[str, Cost], node: gs.Node, shapes: Mapping[str, Shape]) -> float:
-    cost = costs.get(_kind(node))
-    around = [value for value in (*node.inputs, *node.outputs[:1]) if value.name and not isinstance(value, gs.Constant)]
-    sizes = [shapes.get(value.name) for value in around]
-    if cost is None or any(size is None or None in size for size in sizes):
-        return inf
-    weights = sum(prod(value.shape) for value in node.inputs if isinstance(value, gs.Constant))
-    return cost.time(multiply_accumulates(node, shapes), sum(map(_elements, sizes)), weights)
-
-
-def _kind(node: gs.Node) -> str:
-    if node.op == "Conv" and node.attrs.get("group", 1) > 1:
-        return "depthwise" if node.inputs[1].shape[1] == 1 else "grouped"
-    if node.op == "MatMul" and not any(isinstance(value, gs.Constant) for value in node.inputs):
-        return "product"
-    return "MatMul" if node.op == "Gemm" else str(node.op)
-
-
-def _elements(shape: Shape | None) -> int:
-    return prod(size or 1 for size in shape) if shape is not None else 0
+def _around(value: _Value) -> list[_Unit]:
+    return _distinct([*([value.giver] if value.giver else []), *value.readers])
 
 
 def _distinct(found: Iterable[T]) -> list[T]:

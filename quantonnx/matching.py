@@ -7,8 +7,7 @@ then asks that every inner value is private (read only inside the match, no grap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_graphsurgeon as gs
 
 from quantonnx.declarations import roots
+from quantonnx.errors import PatternError, QuantonnxError
+from quantonnx.failures import Failure, FailureKind
 from quantonnx.pattern import (
     Binding,
     EitherDeclaration,
@@ -35,19 +36,6 @@ COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", 
 _EMPTY = Binding({}, {})
 
 
-@dataclass
-class Failure:
-    """The refusal that got furthest into a pattern: how many nodes had matched, and the reason as a function."""
-
-    depth: int = -1
-    reason: Callable[[], str] = field(default=lambda: "nothing was tried")
-
-    def note(self, depth: int, reason: Callable[[], str]) -> None:
-        """Keeps the reason if it is the deepest so far."""
-        if depth >= self.depth:
-            self.depth, self.reason = depth, reason
-
-
 class Matcher:
     """Matches patterns on one model. What it knows of the graph's boundary is read once, so make it anew after edits
     that change outputs."""
@@ -62,10 +50,13 @@ class Matcher:
 
     def why_not(self, pattern: type[Pattern], node: gs.Node) -> str | None:
         """Returns why `pattern` does not hold at `node`, in one line; None when it does."""
+        failure = self.failure(pattern, node)
+        return None if failure is None else failure.reason()
+
+    def failure(self, pattern: type[Pattern], node: gs.Node) -> Failure | None:
+        """Returns how far `pattern` got at `node` and what it failed on; None when it holds."""
         failure = Failure()
-        if self._match(pattern, node, failure) is not None:
-            return None
-        return failure.reason()
+        return None if self._match(pattern, node, failure) is not None else failure
 
     def _match(self, pattern: type[Pattern], node: gs.Node, failure: Failure | None) -> Pattern | None:
         if not node.outputs or pattern.root is None:
@@ -77,16 +68,15 @@ class Matcher:
             leak = self._leak(binding, result)
             if leak is not None:
                 if failure is not None:
-                    failure.note(len(binding.nodes), lambda leak=leak: f"{leak.name!r} is also used outside it")  # type: ignore[misc]
+                    reason = self._leaking(leak, binding)
+                    failure.note(len(binding.nodes), FailureKind.LEAK, lambda reason=reason: reason)  # type: ignore[misc]
                 continue
             found = pattern(self.model, binding, result)
-            try:
-                found.check()
-            except Mismatch as refusal:
-                if failure is not None:
-                    failure.note(len(binding.nodes) + 1, lambda reason=str(refusal): reason)  # type: ignore[misc]
-                continue
-            return found
+            refused = _refusal(found)
+            if refused is None:
+                return found
+            if failure is not None:
+                failure.note(len(binding.nodes) + 1, FailureKind.CHECK, lambda reason=refused: reason)  # type: ignore[misc]
         return None
 
     def _leak(self, binding: Binding, result: gs.Tensor) -> gs.Tensor | None:
@@ -97,10 +87,35 @@ class Matcher:
                     return output
         return None
 
+    def _leaking(self, leak: gs.Tensor, binding: Binding) -> str:
+        inside = {id(matched.node) for matched in binding.nodes.values()}
+        reader = next((node for node in leak.outputs if id(node) not in inside), None)
+        if reader is not None:
+            return f"{leak.name!r} is also used outside it, by {reader.op} {reader.name!r}"
+        if id(leak) in self._public:
+            return f"{leak.name!r} is also used outside it, as an output of the graph"
+        return f"{leak.name!r} is also used outside it, by the body of a control-flow operator"
+
     def _is_read_outside(self, output: gs.Tensor, inside: set[int]) -> bool:
         if id(output) in self._public or output.name in self.model.captured:
             return True
         return any(id(consumer) not in inside for consumer in output.outputs)
+
+
+def _refusal(found: Pattern) -> str | None:
+    """Why a match's own check refuses it; what else the check raises comes back as one line that names it."""
+    try:
+        found.check()
+    except Mismatch as refusal:
+        return str(refusal)
+    except QuantonnxError:
+        raise
+    except Exception as error:
+        raise PatternError(
+            f"check of pattern {type(found).__name__} fails at {found.result.name!r}: {type(error).__name__}: {error}",
+            "raise Mismatch(reason) to refuse a match; --traceback shows where",
+        ) from error
+    return None
 
 
 def _match_value(
@@ -130,15 +145,16 @@ def _bind(
         return declared.optional
     if declared.constant and not isinstance(value, gs.Constant):
         if failure is not None:
-            failure.note(depth, lambda: f"{value.name!r} is not a constant")
+            failure.note(depth, FailureKind.CONSTANT, lambda: f"{value.name!r} is not a constant")
         return False
     if declared.number is not None and not _is_number(value, declared.number):
         if failure is not None:
-            failure.note(depth, lambda: f"{value.name!r} is not the number {declared.number:.6g}")
+            failure.note(depth, FailureKind.CONSTANT, lambda: f"{value.name!r} is not the number {declared.number:.6g}")
         return False
     known = values.setdefault(key, value)
     if known is not value and failure is not None:
-        failure.note(depth, lambda: f"{value.name!r} stands where {_shown(known)} should stand again")
+        reason = f"{value.name!r} stands where {_shown(known)} should stand again"
+        failure.note(depth, FailureKind.OTHER, lambda: reason)
     return known is value
 
 
@@ -165,7 +181,7 @@ def _match_node(
         return
     if node is None or node.op not in declared.ops or (node.domain or "") != declared.domain:
         if failure is not None:
-            failure.note(len(binding.nodes), lambda: _wrong_operator(declared, value, node))
+            failure.note_operators(len(binding.nodes), value, _named(declared))
         return
     if node.outputs[0] is not value or not _attributes_hold(declared, node, binding, failure):
         return
@@ -193,7 +209,8 @@ def _match_operands(
         if declared.open_ended or len(inputs) == position or not any(extra.name for extra in inputs[position:]):
             yield binding
         elif failure is not None:
-            failure.note(len(binding.nodes), lambda: f"{node.op} {node.name!r} has {len(inputs)} inputs")
+            reason = f"{node.op} {node.name!r} has {len(inputs)} inputs"
+            failure.note(len(binding.nodes), FailureKind.OTHER, lambda: reason)
         return
     index = order[position]
     value = inputs[index] if index < len(inputs) else None
@@ -234,23 +251,30 @@ def _orders(declared: NodeDeclaration, node: gs.Node) -> Iterable[tuple[int, ...
 def _attributes_hold(declared: NodeDeclaration, node: gs.Node, binding: Binding, failure: Failure | None) -> bool:
     for name, wanted in declared.attributes.items():
         found = node.attrs.get(name)
-        if wanted(found) if callable(wanted) else found == wanted:
+        if _accepts(wanted, found, node, name):
             continue
         if failure is not None:
-            failure.note(len(binding.nodes), lambda: f"{node.op} {node.name!r} has {name}={found!r}")  # noqa: B023
+            told = f"{node.op} {node.name!r} has {name}={found!r}"
+            failure.note(len(binding.nodes), FailureKind.ATTRIBUTE, lambda told=told: told)  # type: ignore[misc]
         return False
     return True
 
 
-def _wrong_operator(declared: NodeDeclaration, value: gs.Tensor | None, node: gs.Node | None) -> str:
-    wanted = " or ".join(declared.ops)
-    if value is None or not value.name:
-        return f"an operand that should come from {wanted} is absent"
-    if node is None:
-        kind = "a constant" if isinstance(value, gs.Constant) else "an input of the graph"
-        return f"{value.name!r} is {kind}, not the result of {wanted}"
-    domain = f"{node.domain}." if node.domain else ""
-    return f"{value.name!r} comes from {domain}{node.op}, not {wanted}"
+def _accepts(wanted: Any, found: Any, node: gs.Node, name: str) -> bool:
+    if not callable(wanted):
+        return bool(found == wanted)
+    try:
+        return bool(wanted(found))
+    except Exception as error:
+        raise PatternError(
+            f"the predicate of attribute {name!r} fails at {node.op} {node.name!r}, which has {found!r}: "
+            f"{type(error).__name__}: {error}",
+            "an attribute that is absent comes as None",
+        ) from error
+
+
+def _named(declared: NodeDeclaration) -> list[str]:
+    return [f"{declared.domain}.{name}" if declared.domain else name for name in declared.ops]
 
 
 def _plausible(declared: NodeDeclaration, node: gs.Node, order: tuple[int, ...]) -> bool:
@@ -267,22 +291,3 @@ def _plausible(declared: NodeDeclaration, node: gs.Node, order: tuple[int, ...])
 @lru_cache(maxsize=4096)
 def _operand_operators(declared: NodeDeclaration) -> tuple[frozenset[str] | None, ...]:
     return tuple(roots(operand) for operand in declared.operands)
-
-
-def root_operators(pattern: type[Pattern]) -> frozenset[str]:
-    """Returns the operators that the last node of a match can be."""
-    return roots(pattern.root) or frozenset()
-
-
-class PatternIndex:
-    """Patterns by the operator that a match ends in, in the order in which they are tried."""
-
-    def __init__(self, patterns: Iterable[type[Pattern]]) -> None:
-        self._by_operator: dict[str, list[type[Pattern]]] = {}
-        for pattern in patterns:
-            for name in root_operators(pattern):
-                self._by_operator.setdefault(name, []).append(pattern)
-
-    def at(self, node: gs.Node) -> list[type[Pattern]]:
-        """Returns the patterns that could end in `node`."""
-        return self._by_operator.get(node.op, [])

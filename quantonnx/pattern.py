@@ -166,6 +166,24 @@ _RESERVED = frozenset(
 )
 
 
+def _check_point(pattern: type[Pattern], point: Any) -> None:
+    name = pattern.__name__
+    if not isinstance(point, Point):
+        raise PatternError(f"a Q/DQ point of {name} is a {type(point).__name__}", "write INPUT(x), WEIGHT(w)…")
+    if not any(point.declaration is value for value in pattern.declarations.values()):
+        raise PatternError(
+            f"{point.role.name} of {name} stands on an undeclared value", "point at a name that the class body declares"
+        )
+    value = point.declaration
+    if not point.role.on_activation and not (isinstance(value, ValueDeclaration) and value.constant):
+        raise PatternError(
+            f"{point.role.name} of {name} stands on a value that is no const()",
+            "declare a weight or bias with const(), and an activation as INPUT or OUTPUT",
+        )
+    if point.axis is not None and not callable(point.axis) and not isinstance(point.axis, int):
+        raise PatternError(f"WEIGHT of {name} has axis={point.axis!r}", "give a number, or a function of the match")
+
+
 class Pattern:
     """A subgraph that the target's compiler runs as one kernel. Subclass it; see the module's docstring."""
 
@@ -182,17 +200,8 @@ class Pattern:
         for name in own:
             if name in _RESERVED:
                 raise PatternError(f"{cls.__name__} declares {name!r}, which every pattern has already", "rename it")
-        known = {id(value) for value in cls.declarations.values()}
         for point in cls.qdq_points:
-            if not isinstance(point, Point):
-                raise PatternError(
-                    f"a Q/DQ point of {cls.__name__} is a {type(point).__name__}", "write INPUT(x), WEIGHT(w)…"
-                )
-            if id(point.declaration) not in known:
-                raise PatternError(
-                    f"a Q/DQ point of {cls.__name__} stands on an undeclared value",
-                    "point at a name that the class body declares",
-                )
+            _check_point(cls, point)
 
     def __init__(self, model: Model, binding: Binding, result: gs.Tensor) -> None:
         self.model = model
@@ -204,6 +213,10 @@ class Pattern:
     @classmethod
     def with_points(cls, **points: Point | Callable[[Any], Point]) -> type[Pattern]:
         """Returns the same pattern with other Q/DQ points, given as `declared_name=ROLE`."""
+        for name in points:
+            if name not in cls.declarations:
+                declared = ", ".join(cls.declarations)
+                raise PatternError(f"{cls.__name__}.with_points: it declares no {name!r}", f"it declares {declared}")
         resolved = tuple(make(cls.declarations[name]) if callable(make) else make for name, make in points.items())
         return type(
             cls.__name__,

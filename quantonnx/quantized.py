@@ -17,12 +17,13 @@ from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.config import FixedRange, QuantConfig
+from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import CalibrationError, ConfigError, PlanError
 from quantonnx.formats import Parameters
 from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset, refuse_quantized
 from quantonnx.model import Model
 from quantonnx.pattern import Role
-from quantonnx.placement import Decision, Placement, place
+from quantonnx.placement import Placement, place
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.sites import Site
@@ -153,8 +154,9 @@ def _activations(
     if not conflicts:
         return quantized, numbers
     outputs = {step.output for step in quantized.matches}
-    known = {decision.name: decision.reason for decision in quantized.decisions if decision.name in outputs}
-    placement = place(quantized.model, quantized.matches, quantized.config, known | conflicts)
+    known = {decision.name: decision for decision in quantized.decisions if decision.name in outputs}
+    known |= {name: Decision(name, reason, Decider.RANGES) for name, reason in conflicts.items()}
+    placement = place(quantized.model, quantized.matches, quantized.config, known)
     placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
     return _activations(placed, statistics)
 
@@ -176,13 +178,16 @@ class _Numbers:
     def activation(self, site: Site) -> None:
         """Chooses a range, or takes the one that the user fixed."""
         fixed = self.fixed.get(site.source)
-        numbers = _fixed_parameters(site, fixed) if fixed else site.format.parameters(*self._range(site))
+        numbers = (
+            _fixed_parameters(site, fixed) if fixed else site.format.parameters(*self._range(site), site.float_type)
+        )
         self.parameters[site] = numbers
         self._activations.setdefault(site.tensor, numbers)
 
     def weight(self, site: Site) -> None:
         """Takes the range of the weight itself, per channel where the format says so."""
-        self.parameters[site] = site.format.parameters(*site.format.extremes(self._values(site)))
+        low, high = site.format.extremes(self._values(site))
+        self.parameters[site] = site.format.parameters(low, high, site.float_type)
         self._weights[site.tensor, site.format.axis] = site
 
     def widen_for_bias(self, site: Site) -> None:
@@ -227,7 +232,11 @@ def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:
         raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}", f"its codes are {low} to {high}")
     if site.format.symmetric and site.format.signed and fixed.zero_point:
         raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}, its format is symmetric", "use 0")
-    return Parameters(np.asarray(fixed.scale, np.float32), np.asarray(fixed.zero_point, site.format.storage))
+    with np.errstate(over="ignore"):
+        scale = np.asarray(fixed.scale).astype(site.float_type)
+    if not 0 < scale < np.inf:
+        raise ConfigError(f"fixed: {site.tensor!r} has scale {fixed.scale}, which {site.float_type} cannot hold")
+    return Parameters(scale, np.asarray(fixed.zero_point, site.format.storage))
 
 
 def _methods(quantized: QuantizedModel) -> dict[str, RangeMethod]:

@@ -18,9 +18,10 @@ import onnx_graphsurgeon as gs
 from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError, PlanError
-from quantonnx.matching import Matcher, PatternIndex
+from quantonnx.matching import Matcher
 from quantonnx.model import Model
 from quantonnx.pattern import Pattern
+from quantonnx.pattern_index import PatternIndex
 from quantonnx.plan import Plan, Step
 from quantonnx.target import Patterns, Target, get_target, load_patterns
 

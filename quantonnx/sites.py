@@ -6,11 +6,12 @@ value whose codes are copied, and are merged per tensor and format.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
+from quantonnx.element_types import ElementTypes
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Role
@@ -26,6 +27,7 @@ class Site:
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
     `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
     (activation tensor, weight tensor, the weight's axis). `owner` is the value that the first claiming match gives.
+    `float_type` is the element type of the tensor, which its scale has too, as numpy names it.
     """
 
     tensor: str
@@ -38,6 +40,7 @@ class Site:
     whole: bool = False
     derived_from: Derivation | None = None
     reason: str = ""
+    float_type: str = "float32"
 
     @property
     def on_activation(self) -> bool:
@@ -119,6 +122,52 @@ def _copied_from(name: str, target: Target, producers: dict[str, gs.Node], claim
     return chain[:reach]
 
 
+def under_one_scale(claims: Iterable[Site], target: Target, producers: dict[str, gs.Node]) -> Iterator[Site]:
+    """Branches that are joined into a claimed value get pairs with its scale, whoever else reads them too."""
+    claims = list(claims)
+    joins = {
+        claim.tensor: claim for claim in claims if claim.on_activation and _is_join(claim.tensor, target, producers)
+    }
+    sources = _sources(joins, target, producers)
+    for claim in claims:
+        source = sources.get(claim.tensor) if claim.on_activation else None
+        yield replace(claim, source=source) if source is not None else claim
+    for name in sources:
+        node = producers.get(name)
+        if node is None or not moves(node, target.one_scale):
+            continue
+        wide, reason = sources[name], f"branch of {node.op} {node.name!r}: one scale for all"
+        for index, branch in enumerate(node.inputs):
+            if branch.name in sources:
+                edges, roles = (Edge(node.name, index),), (Role.INPUT,)
+                asked = replace(joins[wide], tensor=branch.name, edges=edges, roles=roles, whole=False)
+                yield replace(asked, source=wide, reason=reason)
+
+
+def _is_join(name: str, target: Target, producers: dict[str, gs.Node]) -> bool:
+    node = producers.get(name)
+    return node is not None and moves(node, target.one_scale)
+
+
+def _sources(joins: Mapping[str, Site], target: Target, producers: dict[str, gs.Node]) -> dict[str, str]:
+    """The joined value that gives each branch its scale: the outermost; a branch of two of them is left alone, and so
+    is all that hangs together with it."""
+    found: dict[str, set[str]] = {}
+    for name in joins:
+        pending, seen = [name], {name}
+        while pending:
+            joined = pending.pop()
+            found.setdefault(joined, set()).add(name)
+            if _is_join(joined, target, producers):
+                inner = [b.name for b in producers[joined].inputs if not isinstance(b, gs.Constant)]
+                pending += [branch for branch in inner if branch not in seen]
+                seen.update(inner)
+    outermost = {name for name in joins if found[name] == {name}}
+    tops = {name: wider & outermost for name, wider in found.items()}
+    torn = {top for wider in tops.values() if len(wider) > 1 for top in wider}
+    return {name: top for name, wider in tops.items() if wider.isdisjoint(torn) for top in wider}
+
+
 def shared(claims: Iterable[Site]) -> Iterator[Site]:
     """One pair per tensor and format, with the roles and edges of all that claim it."""
     groups: dict[tuple[str, TensorFormat, Derivation | None], list[Site]] = {}
@@ -136,6 +185,14 @@ def _merged(group: list[Site]) -> Site:
         whole=any(site.whole for site in group),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
+
+
+def typed(sites: Iterable[Site], model: Model, types: ElementTypes) -> Iterator[Site]:
+    """Each site learns the element type of its tensor; float32 where nothing tells it."""
+    tensors = model.tensors()
+    for site in sites:
+        kind = types.of(tensors[site.tensor])
+        yield site if kind is None else replace(site, float_type=kind.name)
 
 
 def _joined(reasons: Iterable[str]) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quantonnx.decisions import Decision
+from quantonnx.explaining.findings import Explanation
+from quantonnx.explaining.wording import decided_by
 from quantonnx.formats import Parameters, TensorFormat
 from quantonnx.pattern import Role
-from quantonnx.placement import Decision
 from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site, moves
@@ -57,7 +59,7 @@ def sites(quantized: QuantizedModel) -> list[dict[str, Any]]:
 
 def excluded(quantized: QuantizedModel) -> list[dict[str, str]]:
     """Returns what stays in float, and why: decisions of the placement, then operators that no pattern took."""
-    return [asdict(decision) for decision in left_in_float(quantized)]
+    return [{"name": decision.name, "reason": decision.reason} for decision in left_in_float(quantized)]
 
 
 def left_in_float(quantized: QuantizedModel) -> list[Decision]:
@@ -85,6 +87,29 @@ def grouped(decisions: Iterable[Decision]) -> list[ReasonGroup]:
         groups.setdefault(_PARTICULAR.sub("…", decision.reason), []).append(decision.name)
     rows = [ReasonGroup(reason, tuple(names)) for reason, names in groups.items()]
     return sorted(rows, key=lambda row: -len(row.names))
+
+
+def explanation(found: Explanation, quantized: QuantizedModel) -> dict[str, Any]:
+    """Returns an explanation, enums by their value."""
+    return {
+        "name": found.name,
+        "kind": found.kind,
+        "answer": found.answer,
+        "decided_by": found.rule,
+        "changes": list(found.changes),
+        "notes": list(found.notes),
+        "claims": [asdict(step) for step in found.claims],
+        "attempts": [asdict(attempt) | {"kind": attempt.kind.value} for attempt in found.attempts],
+        "sites": [described(quantized, site) for site in found.sites],
+        "decisions": [
+            {
+                "name": decision.name,
+                "reason": decision.reason,
+                "decided_by": decided_by(decision, quantized.matches.target),
+            }
+            for decision in found.decisions
+        ],
+    }
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
@@ -152,7 +177,9 @@ def _unclaimed(quantized: QuantizedModel) -> Iterator[Decision]:
     known |= _passing(quantized) | set(quantized.model.left_in_float)
     for node in quantized.model.graph.nodes:
         if node.name not in known:
-            yield Decision(node.name, f"no pattern of {target.name} holds at this {node.op}")
+            float_only = node.op in target.float_only and not node.domain
+            lacking = f"{target.name} has no integer kernel for {node.op}"
+            yield Decision(node.name, lacking if float_only else f"no pattern of {target.name} holds at this {node.op}")
 
 
 def _passing(quantized: QuantizedModel) -> set[str]:

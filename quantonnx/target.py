@@ -7,6 +7,8 @@ integer formats that it takes, and a few rules, each of which answers with a rea
 from __future__ import annotations
 
 import importlib.util
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -44,8 +46,11 @@ class Target:
     `method` chooses ranges where the user does not; `refuses` says why a format that a user asks for does not exist
     on the target.
 
+    `float_types` are the element types, as numpy names them, whose operators become integer ones.
+
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
-    serves the operator after it as well. `costs` decide which operators are worth their conversions.
+    serves the operator after it as well; the inputs of a `one_scale` operator take the scale of its claimed result.
+    `costs` decide which operators are worth their conversions; operators in `float_only` have no integer kernel.
     """
 
     name: str
@@ -56,17 +61,38 @@ class Target:
     weight: TensorFormat
     bias: BiasKind
     method: str = "minmax"
+    float_types: frozenset[str] = frozenset({"float32"})
     glue: frozenset[str] = frozenset()
     memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)
     rules: tuple[Rule, ...] = ()
     refuses: Callable[[TensorFormat], str | None] = field(default=lambda fmt: None)
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
     costs: CostModel | None = None
+    float_only: frozenset[str] = frozenset({"LSTM", "GRU", "RNN"})
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check()
         self.names.update({pattern.__name__: pattern for pattern in reversed(self.conversions + self.patterns)})
+
+    def _check(self) -> None:
+        """Raises TargetError for what is no pattern, stands in the wrong list, or is there twice."""
+        seen: dict[str, str] = {}
+        for where in ("conversions", "patterns"):
+            for index, pattern in enumerate(getattr(self, where)):
+                place = f"target {self.name}: {where}[{index}]"
+                if not isinstance(pattern, type) or not issubclass(pattern, Pattern):
+                    hint = "put a * before a tuple of patterns" if isinstance(pattern, tuple) else "list classes"
+                    raise TargetError(f"{place} is {_shown(pattern)}, expected a Pattern", hint)
+                if issubclass(pattern, Conversion) != (where == "conversions"):
+                    hint = "a Conversion belongs into conversions, every other Pattern into patterns"
+                    raise TargetError(f"{place} is {pattern.__name__}", hint)
+                if pattern.__name__ in seen:
+                    twin = seen[pattern.__name__]
+                    raise TargetError(f"{place} is called {pattern.__name__}, as {twin} is", "rename or remove one")
+                seen[pattern.__name__] = f"{where}[{index}]"
 
     def with_patterns(self, patterns: Patterns) -> Target:
         """Returns the target with more patterns, tried before its own; one of a shipped name takes its place."""
@@ -90,12 +116,25 @@ def get_target(target: str | Path | Target) -> Target:
     if str(target) in known:
         return known[str(target)]
     if str(target).endswith(".py"):
-        found = getattr(load_module(target), "target", None)
-        if not isinstance(found, Target):
-            raise TargetError(f"{target} defines no target", "end the file with `target = Target(...)`")
-        return found
+        return _load_target(target)
     hint = near(str(target), known) or f"known targets: {', '.join(known)}"
     raise TargetError(f"unknown target {str(target)!r}", f"{hint} (or give a .py file)")
+
+
+def _load_target(path: str | Path) -> Target:
+    module = load_module(path)
+    found = getattr(module, "target", None)
+    if not isinstance(found, Target):
+        only_patterns = found is None and hasattr(module, "patterns")
+        hint = "it has patterns: give it as --patterns" if only_patterns else "end the file with `target = Target(...)`"
+        raise TargetError(f"{path} defines no target{'' if found is None else f', `target` is {_shown(found)}'}", hint)
+    for pattern in found.patterns + found.conversions:
+        _refuse_unknown_operators(pattern)
+    return found
+
+
+def _shown(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def known_targets() -> dict[str, Target]:
@@ -107,15 +146,19 @@ def known_targets() -> dict[str, Target]:
 
 def load_patterns(path: str | Path) -> Patterns:
     """Returns the `patterns` tuple of a user's pattern file."""
-    found = getattr(load_module(path), "patterns", None)
+    module = load_module(path)
+    found, as_target = getattr(module, "patterns", None), isinstance(getattr(module, "target", None), Target)
     if not isinstance(found, tuple) or not all(isinstance(p, type) and issubclass(p, Pattern) for p in found):
-        raise PatternError(f"{path} defines no patterns", "end the file with `patterns = (MyPattern, ...)`")
+        hint = "end the file with `patterns = (MyPattern, ...)`"
+        raise PatternError(f"{path} defines no patterns", "it has a target: give it as --target" if as_target else hint)
     for pattern in found:
         _refuse_unknown_operators(pattern)
     return found
 
 
 def _refuse_unknown_operators(pattern: type[Pattern]) -> None:
+    if pattern.__module__.startswith("quantonnx."):
+        return  # shipped patterns also name operators that only a runtime has
     known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
     for domain, name in sorted(operators(pattern.root)):
         if not domain and name not in known:
@@ -133,12 +176,21 @@ def load_module(path: str | Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise PatternError(f"{path} cannot be loaded", "give the path of a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # a dataclass in the file looks there for its module
     try:
         spec.loader.exec_module(module)
     except QuantonnxError:
         raise
     except Exception as error:
-        raise PatternError(
-            f"{path} fails: {type(error).__name__}: {error}", "run it with python to see where"
-        ) from error
+        where = _line_of(error, path)
+        raise PatternError(f"{path}{where} fails: {type(error).__name__}: {error}", "mend that line") from error
     return module
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """Where in a file an error came from, as `, line 12`."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute() or frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Source = str | Path | bytes | Model
+
+_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 Progress = Callable[[int, int | None], None]
 
 SMALLEST_VOCABULARY = 256
@@ -91,7 +93,10 @@ def compare(
     DataError where there are no samples, or where the models or labels do not belong together.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
-    sessions = [open_session(source, threads=threads) for source in (float_source, quantized_source)]
+    sessions = [
+        open_session(source, threads=threads, float_biases=_has_float16_scales(source))
+        for source in (float_source, quantized_source)
+    ]
     pairs = _pairs_of_outputs(*sessions)
     tally = _Tally([name for name, _ in pairs], labels)
     total = _length(samples)
@@ -107,10 +112,24 @@ def compare(
 
 def _run(session: ort.InferenceSession, outputs: list[str], feed: Feed, position: int) -> list[Any]:
     try:
-        return list(session.run(outputs, dict(feed)))
+        return list(session.run(outputs, _with_floats_of(session, feed)))
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         reason = " ".join(str(error).split())
         raise DataError(f"ONNX Runtime cannot run sample {position}: {reason}", "check shapes and types") from error
+
+
+def _has_float16_scales(source: Source) -> bool:
+    nodes = (node for node in Model.read(source).graph.nodes if node.op == "DequantizeLinear")
+    return any(node.inputs[1].dtype == np.float16 for node in nodes)
+
+
+def _with_floats_of(session: ort.InferenceSession, feed: Feed) -> Feed:
+    """Casts between float32 and float16, so that versions of one model in both can be compared."""
+    wanted = {value.name: _FLOATS.get(value.type) for value in session.get_inputs()}
+    return {
+        name: array.astype(kind) if (kind := wanted.get(name)) and array.dtype.name in _FLOATS.values() else array
+        for name, array in feed.items()
+    }
 
 
 def _length(samples: Iterable[Feed]) -> int | None:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from quantonnx import cli, demo
 from quantonnx.commands import running
+from quantonnx.commands.explaining import entries
 
 NETWORK = """
     network (float[N,3,8,8] image) => (float[N,5] scores)
@@ -215,6 +216,8 @@ def test_calibrate_gives_the_scales_of_other_data(target: str, model: Path, data
 
 def test_explain_without_a_name_lists_all(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     succeed("explain", model, "-t", "tensorrt", "--exclude", "Gemm")
+    assert "INPUT of ConvBNRelu" not in capsys.readouterr().out
+    succeed("explain", model, "-t", "tensorrt", "--exclude", "Gemm", "-v")
     shown = capsys.readouterr().out
     assert "INPUT of ConvBNRelu" in shown
     assert "excluded by" in shown
@@ -248,7 +251,16 @@ def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert all(name in shown for name in TARGETS)
     succeed("targets", "tensorrt")
-    assert "ConvBNAddRelu" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ConvBNAddRelu: INPUT, RESIDUAL_INPUT, WEIGHT" in shown
+    assert "small_product" in shown
+
+
+def test_lists_keep_names_whole_in_a_narrow_terminal() -> None:
+    name = "/blocks/blocks.0/a-long-name/" * 4
+    shown = entries("Pairs", [(name, f"read by {name} and then some more words to fill the line")], 80)
+    assert [line for line in shown.splitlines() if name in line] == [f"  {name}", f"        {name}"]
+    assert all(len(line) <= 80 for line in shown.splitlines() if name not in line)
 
 
 def test_the_demo_end_to_end(out: Path, tmp_path: Path) -> None:

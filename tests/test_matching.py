@@ -6,8 +6,9 @@ import pytest
 from models import match, parse, producer, read, why_not
 
 from quantonnx.errors import PatternError
-from quantonnx.matching import Matcher, PatternIndex, root_operators
+from quantonnx.matching import Matcher
 from quantonnx.model import Model
+from quantonnx.pattern_index import PatternIndex, root_operators
 from quantonnx.pattern import (
     INPUT,
     OUTPUT,
@@ -274,12 +275,12 @@ def test_an_operator_of_another_domain_is_another_operator() -> None:
 
 def test_an_inner_value_that_is_read_outside_refuses() -> None:
     model = read("agraph (float[4] a, float[4] b) => (float[4] y, float[4] z) { s = Add(a, b) y = Relu(s) z = Neg(s) }")
-    assert why_not(AddRelu, model) == "'s' is also used outside it"
+    assert str(why_not(AddRelu, model)).startswith("'s' is also used outside it, ")
 
 
 def test_an_inner_value_that_the_graph_gives_refuses() -> None:
     model = read("agraph (float[4] a, float[4] b) => (float[4] y, float[4] s) { s = Add(a, b) y = Relu(s) }")
-    assert why_not(AddRelu, model) == "'s' is also used outside it"
+    assert str(why_not(AddRelu, model)).startswith("'s' is also used outside it, ")
 
 
 def test_an_inner_value_that_a_body_reads_refuses() -> None:
@@ -289,7 +290,7 @@ def test_an_inner_value_that_a_body_reads_refuses() -> None:
         "else_branch = e () => (float[4] q) { q = Abs(s) }> }"
     )
     assert model.captured >= {"s"}
-    assert why_not(AddRelu, model) == "'s' is also used outside it"
+    assert str(why_not(AddRelu, model)).startswith("'s' is also used outside it, ")
 
 
 def test_the_result_and_the_values_that_enter_may_be_read_elsewhere() -> None:
@@ -307,7 +308,7 @@ def test_another_output_of_an_inner_node_counts_as_a_leak() -> None:
 
     head = "agraph (float[1,1,4,4] x) => (float[1,1,2,2] y, int64[1,1,2,2] i)"
     model = read(f"{head} {{ p, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) y = Relu(p) }}")
-    assert why_not(Pooled, model) == "'i' is also used outside it"
+    assert str(why_not(Pooled, model)).startswith("'i' is also used outside it, ")
 
 
 def test_a_leak_is_no_end_when_another_alternative_holds() -> None:
@@ -419,7 +420,7 @@ def test_an_output_that_is_no_operator_is_refused() -> None:
 
 
 def test_a_point_on_an_undeclared_value_is_refused() -> None:
-    with pytest.raises(PatternError, match="point of Astray stands on an undeclared value"):
+    with pytest.raises(PatternError, match="INPUT of Astray stands on an undeclared value"):
 
         class Astray(Pattern):
             x = tensor()

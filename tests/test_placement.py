@@ -124,15 +124,16 @@ def test_a_small_product_stays_in_float() -> None:
     assert reasons(quantized) == {"y": "the weight 'w' is only 16×4: under 16, int8 gains nothing"}
 
 
-def test_squeeze_and_excite_stays_in_float_on_both_targets() -> None:
+def test_squeeze_and_excite_stays_in_float_where_a_pattern_says_so() -> None:
     graph = (
         "agraph (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w, float[2,8,1,1] w1, float[8,2,1,1] w2> { "
         "c = Conv(x, w) p = GlobalAveragePool(c) a = Conv(p, w1) r = Relu(a) b = Conv(r, w2) g = Sigmoid(b) y = Mul(c, g) }"
     )
-    for target in ("tensorrt", "onnxruntime"):
+    for target in ("tensorrt", "openvino"):
         quantized = placed(graph, target)
         assert [site.tensor for site in quantized.weight_sites] == ["w"]
         assert "declares no points" in reasons(quantized)["y"]
+    assert {site.tensor for site in placed(graph, "onnxruntime").weight_sites} == {"w", "w1", "w2"}
 
 
 # ------------------------------------------------------------------------------------ ONNX Runtime
@@ -440,15 +441,15 @@ def test_unsigned_weights_use_all_codes() -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        "agraph (float[1,2,2,2] x) => (float[N,C,H,W] y) {convs} y = Concat<axis=1>({values}) }",
-        "agraph (float[1,2,2,2] x) => (float[1,2,2,2] y) {convs} y = Sum({values}) }",
+        "agraph (float[1,16,64,64] x) => (float[N,C,H,W] y) {convs} y = Concat<axis=1>({values}) }",
+        "agraph (float[1,16,64,64] x) => (float[N,C,H,W] y) {convs} y = Sum({values}) }",
     ],
     ids=["concat", "shared weight"],
 )
 def test_placement_is_linear(graph: str) -> None:
     """4000 branches, or 4000 readers of one weight; quadratic, they took 20 s."""
     names = [f"v{i}" for i in range(4000)]
-    convs = "<float[2,2,1,1] w> { " + " ".join(f"{name} = Conv(x, w)" for name in names)
+    convs = "<float[16,16,1,1] w> { " + " ".join(f"{name} = Conv(x, w)" for name in names)
     fused = transform(
         parse(graph.replace("{convs}", convs).replace("{values}", ", ".join(names))), target="onnxruntime"
     )

@@ -75,7 +75,7 @@ def test_two_layers_share_a_mask() -> None:
         ("s = MatMul(q, k) p = Softmax<axis=2>(s) y = MatMul(p, v)", "over axis 2"),
         ("s = MatMul(q, k) p = Softmax<axis=-1>(s) y = MatMul(p, bias2)", "is a constant"),
         ("s = MatMul(q, k) p = Sigmoid(s) y = MatMul(p, v)", "not the result of"),
-        ("p = Softmax<axis=-1>(mask) y = MatMul(p, v)", "not the result of MatMul"),
+        ("p = Softmax<axis=-1>(mask) y = MatMul(p, v)", "'mask' is an input of the graph, not the result of"),
     ],
 )
 def test_what_is_no_attention(nodes: str, reason: str) -> None:

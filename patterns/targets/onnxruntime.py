@@ -14,11 +14,14 @@ from quantonnx.formats import TensorFormat
 from quantonnx.pattern import BIAS, INPUT, OUTPUT, WEIGHT, Pattern
 from quantonnx.target import BiasKind, Target
 
+from ..activation import gelus
+from ..attention import ScaledDotProductAttention
 from ..conversions import conversions
 from ..convolution import ConvBN, ConvBNRelu, output_axis
 from ..elementwise import Sigmoid, elementwise
-from ..linear import Linear
+from ..linear import Linear, embeddings
 from ..linear import output_axis as linear_axis
+from ..normalization import normalizations
 from ..pooling import poolings
 
 
@@ -37,6 +40,10 @@ def depthwise(found: Pattern) -> bool:
 
 def _convolution(points_of: type[ConvBN]) -> type[Pattern]:
     return points_of.with_points(x=INPUT, weight=lambda w: WEIGHT(w, axis=output_axis), bias=BIAS, output=OUTPUT)
+
+
+signed = TensorFormat(n_bits=8, signed=True, symmetric=True)
+attention = ScaledDotProductAttention.with_points(p=INPUT, v=lambda v: INPUT(v, format=signed))
 
 
 # printed by `python benchmarks/cost_model.py onnxruntime`: ONNX Runtime 1.31, one thread of a Xeon with AVX512-VNNI
@@ -75,6 +82,10 @@ target = Target(
     description="ONNX Runtime CPU: uint8 activations, outputs quantized, residual adds closed, int32 bias",
     conversions=conversions,
     patterns=(
+        attention,
+        *normalizations,
+        *gelus,
+        *embeddings,
         _convolution(ConvBNRelu),
         _convolution(ConvBN),
         Linear.with_points(x=INPUT, weight=lambda w: WEIGHT(w, axis=linear_axis), bias=BIAS),

@@ -9,12 +9,15 @@ weights turn the kernel back into float), the bias stays float.
 from __future__ import annotations
 
 from quantonnx.formats import TensorFormat
-from quantonnx.pattern import Pattern
+from quantonnx.pattern import INPUT, Pattern
 from quantonnx.target import BiasKind, Target
 
+from ..activation import gelus
+from ..attention import ScaledDotProductAttention
 from ..conversions import conversions
 from ..convolution import ConvBN, convolutions
-from ..linear import linears
+from ..linear import embeddings, linears
+from ..normalization import normalizations
 from ..pooling import poolings
 
 
@@ -25,14 +28,23 @@ def transposed_convolution(found: Pattern) -> str | None:
     return None
 
 
+signed = TensorFormat(n_bits=8, signed=True, symmetric=True)
+attention = ScaledDotProductAttention.with_points(
+    q=lambda q: INPUT(q, format=signed),
+    k=lambda k: INPUT(k, format=signed),
+    p=lambda p: INPUT(p, format=signed),
+    v=lambda v: INPUT(v, format=signed),
+)
+
 target = Target(
     name="openvino",
     description="Intel OpenVINO CPU: uint8 activations, pairs on inputs and residual inputs only, float bias",
     conversions=conversions,
-    patterns=(*convolutions, *linears, *poolings),
+    patterns=(attention, *normalizations, *gelus, *embeddings, *convolutions, *linears, *poolings),
     activation=TensorFormat(n_bits=8, signed=False, symmetric=False),
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, narrow_range=True, axis=0),
     bias=BiasKind.FLOAT,
+    float_types=frozenset({"float32", "float16"}),
     method="mse",
     rules=(transposed_convolution,),
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),

@@ -13,9 +13,12 @@ from quantonnx.formats import TensorFormat
 from quantonnx.pattern import Pattern
 from quantonnx.target import BiasKind, Target
 
+from ..activation import gelus
+from ..attention import attentions
 from ..conversions import conversions
 from ..convolution import convolutions
-from ..linear import Linear, linears
+from ..linear import Linear, embeddings, linears
+from ..normalization import normalizations
 from ..pooling import poolings
 
 SMALLEST_PRODUCT = 16
@@ -44,11 +47,13 @@ target = Target(
     name="tensorrt",
     description="NVIDIA TensorRT: symmetric int8, pairs on inputs and residual inputs only, float bias",
     conversions=conversions,
-    patterns=(*convolutions, *linears, *poolings),
+    patterns=(*attentions, *normalizations, *gelus, *embeddings, *convolutions, *linears, *poolings),
     activation=TensorFormat(n_bits=8, signed=True, symmetric=True),
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, axis=0),
     bias=BiasKind.FLOAT,
+    float_types=frozenset({"float32", "float16"}),
     rules=(small_product,),
     refuses=no_such_format,
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
+    one_scale=frozenset({"Concat"}),
 )

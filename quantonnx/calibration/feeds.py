@@ -49,16 +49,27 @@ class InputSpec:
         )
 
     def cast(self, array: Array, where: str) -> Array:
-        """Return the array in the input's dtype where nothing is lost; DataError on another dtype, NaN or infinity."""
+        """Return the array in the input's dtype where no more than digits are lost; DataError on another dtype, on NaN
+        or infinity, and on numbers too large for float16."""
         if array.dtype != self.dtype:
             if not _harmless(array.dtype, self.dtype):
                 raise DataError(
                     f"input {self.name!r} of {where} is {array.dtype}, expected {self.dtype}", _advice(self.dtype)
                 )
-            array = array.astype(self.dtype)
+            array = self._rounded(array, where)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError(f"input {self.name!r} of {where} holds NaN or infinity, expected finite numbers")
         return array
+
+    def _rounded(self, array: Array, where: str) -> Array:
+        with np.errstate(over="ignore"):
+            cast = array.astype(self.dtype)
+        if self.dtype == np.float16 and np.isinf(cast).any() and np.isfinite(array).all():
+            raise DataError(
+                f"input {self.name!r} of {where} holds {float(np.abs(array).max()):g}, which float16 cannot hold",
+                "prepare it as the model expects",
+            )
+        return cast
 
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:
@@ -127,7 +138,7 @@ def _spec(value: gs.Variable) -> InputSpec:
 
 
 def _harmless(found: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    if found == np.float64 and wanted == np.float32:
+    if found in (np.float64, np.float32) and wanted in (np.float32, np.float16):
         return True
     same_kind = found.kind == wanted.kind or (found.kind in "iu" and wanted.kind in "iu")
     return same_kind and np.can_cast(found, wanted, "safe")

@@ -44,19 +44,23 @@ def open_session(
     *,
     threads: int | None = None,
     optimize: bool = True,
+    float_biases: bool = False,
 ) -> ort.InferenceSession:
     """Return a quiet session on the CPU; ModelError says why ONNX Runtime does not load the model.
 
     `threads` is the number within an operator, None as many as ONNX Runtime likes; without `optimize`
-    every operator runs as it stands in the file.
+    every operator runs as it stands in the file. With `float_biases`, biases that are float stay so: ONNX Runtime
+    otherwise gives them int32 codes between Q/DQ pairs, with a product of two scales that float16 rounds to nothing.
     """
+    disabled = ["WeightBiasQuantization"] if float_biases else []
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     if not isinstance(model, Model):
-        return _load(model, threads, optimize=optimize)
+        return _load(model, threads, optimize=optimize, disabled=disabled)
     with ExitStack() as stack:
         source = _prepared(model, stack, lambda proto: None)
-        return _load(source, threads, optimize=optimize, bounded=_weight_bytes(model) > LARGEST_REARRANGED)
+        bounded = _weight_bytes(model) > LARGEST_REARRANGED
+        return _load(source, threads, optimize=optimize, bounded=bounded, disabled=disabled)
 
 
 def collect(
@@ -210,9 +214,9 @@ def _check_known(model: Model, tensors: Sequence[str]) -> None:
 
 
 def _check_type(name: str, value: Any) -> None:
-    if value.dtype != "float32":
+    if value.dtype not in ("float32", "float16"):
         hint = "convert the model to float32 first, or exclude the operator"
-        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32", hint)
+        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
 
 
 def _length(samples: Any) -> int | None:
@@ -242,9 +246,14 @@ def _weight_bytes(model: Model) -> int:
 
 
 def _load(
-    source: bytes | str | os.PathLike[str], threads: int | None, *, optimize: bool = True, bounded: bool = False
+    source: bytes | str | os.PathLike[str],
+    threads: int | None,
+    *,
+    optimize: bool = True,
+    bounded: bool = False,
+    disabled: Sequence[str] = (),
 ) -> ort.InferenceSession:
-    """Load a model; `bounded` spares the memory of rearranged weights, for some speed."""
+    """Load a model; `bounded` spares the memory of rearranged weights, for some speed; `disabled` are optimizers."""
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads or 0
@@ -256,7 +265,9 @@ def _load(
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         loaded = source if isinstance(source, bytes) else os.fspath(source)
-        return ort.InferenceSession(loaded, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return ort.InferenceSession(
+            loaded, options, providers=["CPUExecutionProvider"], enable_fallback=0, disabled_optimizers=list(disabled)
+        )
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 

@@ -1,8 +1,8 @@
-"""Commands about one model and one target without numbers: `plan`, `transform`, `explain`, `inspect`, `targets`."""
+"""Commands about one model without numbers: `plan`, `transform`, `inspect`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,6 @@ import typer
 
 from quantonnx.commands.options import (
     ModelArgument,
-    NumberOptions,
     OutOptions,
     PlanOption,
     TargetOptions,
@@ -19,13 +18,10 @@ from quantonnx.commands.options import (
 from quantonnx.commands.picturing import PictureOptions
 from quantonnx.commands.quantizing import load, read_float
 from quantonnx.commands.running import Run, write_text
-from quantonnx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from quantonnx.explaining import Explanation
     from quantonnx.inspecting import Inspection, Value
     from quantonnx.plan import Plan
-    from quantonnx.target import Target
 
 
 def plan(
@@ -90,41 +86,6 @@ def transform(
     run.show(_steps_table(fused.plan))
 
 
-def explain(
-    run: Run,
-    model: ModelArgument,
-    compiler: TargetOptions,
-    numbers: NumberOptions,
-    tensor: Annotated[str | None, typer.Option("--tensor", metavar="NAME", help="Explain this tensor.")] = None,
-    node: Annotated[str | None, typer.Option("--node", metavar="NAME", help="Explain this node.")] = None,
-    plan: PlanOption = None,
-) -> None:
-    """Say why a tensor or node is, or is not, quantized; without a name, what stays in float and why."""
-    from quantonnx import summary
-    from quantonnx.commands import tables
-    from quantonnx.explaining import Explainer
-    from quantonnx.plan import Plan
-
-    if tensor is not None and node is not None:
-        raise ConfigError("--tensor and --node are both given", "give one of them")
-    wanted = Plan.load(plan) if plan else None
-    target = compiler.choose(wanted)
-    run.result |= {"model": str(model), "target": target.name}
-    explainer = Explainer(read_float(run, model), target, config=numbers.build(), plan=wanted)
-    if tensor is not None or node is not None:
-        found = explainer.tensor(tensor) if tensor is not None else explainer.node(str(node))
-        shown_sites = [summary.described(explainer.quantized, site) for site in found.sites]
-        run.result["explanation"] = asdict(replace(found, sites=())) | {"sites": shown_sites}
-        _show_explanation(run, found)
-        return
-    quantized = explainer.quantized
-    run.result |= summary.plan(explainer.plan) | {"pairs": summary.pairs(quantized)}
-    run.result |= {"sites": summary.sites(quantized), "excluded": summary.excluded(quantized)}
-    shown = [tables.placed(quantized), tables.sites(quantized), tables.in_float(quantized, every=run.verbose)]
-    for part in filter(None, shown):
-        run.show(part, "")
-
-
 def inspect(run: Run, model: ModelArgument, picture: PictureOptions) -> None:
     """Show the inputs, outputs, opset, operators, Q/DQ pairs and sizes of any ONNX file, or draw it."""
     from quantonnx.inspecting import inspect as look
@@ -140,27 +101,6 @@ def inspect(run: Run, model: ModelArgument, picture: PictureOptions) -> None:
     _show_inspection(run, found)
 
 
-def targets(
-    run: Run,
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show this target: its patterns, points, rules.")
-    ] = None,
-) -> None:
-    """List the targets, or the patterns and points of one."""
-    from quantonnx.target import get_target, known_targets
-
-    found = [get_target(name)] if name else list(known_targets().values())
-    run.result["targets"] = [_described(target) for target in found]
-    if name:
-        run.result["target"] = found[0].name
-        _show_target(run, found[0])
-        return
-    from quantonnx.commands.tables import table
-
-    rows = [(target.name, target.description, len(target.patterns)) for target in found]
-    run.show(table("Targets", "name", "what for", "patterns", rows=rows, numbers=(2,)))
-
-
 def _steps_table(plan: Plan) -> Any:
     from quantonnx.commands.tables import table
 
@@ -171,25 +111,6 @@ def _steps_table(plan: Plan) -> Any:
             row[not step.apply] += 1
     rows = [(*key, *row) for key, row in counts.items()]
     return table("Steps", "kind", "pattern", "applied", "skipped", rows=rows, numbers=(2, 3))
-
-
-def _show_explanation(run: Run, found: Explanation) -> None:
-    from quantonnx.commands.tables import table
-
-    run.show_text(f"{found.kind} {found.name!r}\n{found.answer}\n")
-    if found.claims:
-        rows = [
-            (step.pattern, step.output, "applied" if step.apply else "skipped", step.reason) for step in found.claims
-        ]
-        run.show(table("Patterns that hold it", "pattern", "at", "", "why", rows=rows), "")
-    if found.attempts:
-        tried = [(attempt.pattern, attempt.node, attempt.reason) for attempt in found.attempts]
-        run.show(table("Patterns that do not", "pattern", "tried at", "why not", rows=tried), "")
-    if found.sites:
-        pairs = [(site.tensor, ", ".join(role.name for role in site.roles), site.reason) for site in found.sites]
-        run.show(table("Pairs", "tensor", "roles", "why", rows=pairs), "")
-    if found.decisions:
-        run.show(table("Reasons", "where", "why", rows=[(d.name, d.reason) for d in found.decisions]))
 
 
 def _show_inspection(run: Run, found: Inspection) -> None:
@@ -219,42 +140,3 @@ def _show_inspection(run: Run, found: Inspection) -> None:
 def _value_row(value: Value) -> tuple[str, str, str]:
     shape = "unknown" if value.shape is None else " × ".join("?" if size is None else str(size) for size in value.shape)
     return value.name, value.dtype, shape or "scalar"
-
-
-def _described(target: Target) -> dict[str, Any]:
-    from quantonnx.summary import format_name
-
-    return {
-        "name": target.name,
-        "description": target.description,
-        "activation": format_name(target.activation),
-        "weight": format_name(target.weight),
-        "bias": target.bias.value,
-        "patterns": [
-            {
-                "name": pattern.__name__,
-                "about": _first_line(pattern),
-                "points": [p.role.name for p in pattern.qdq_points],
-            }
-            for pattern in target.patterns
-        ],
-        "conversions": [{"name": pattern.__name__, "about": _first_line(pattern)} for pattern in target.conversions],
-        "rules": [_first_line(rule) for rule in target.rules],
-    }
-
-
-def _show_target(run: Run, target: Target) -> None:
-    from quantonnx.commands.tables import table
-
-    about = _described(target)
-    facts = [(key, about[key]) for key in ("name", "description", "activation", "weight", "bias")]
-    facts += [("rule", rule) for rule in about["rules"]]
-    patterns = [(p["name"], ", ".join(p["points"]) or "none", p["about"]) for p in about["patterns"]]
-    conversions = [(c["name"], c["about"]) for c in about["conversions"]]
-    run.show(table("Target", "", "", rows=facts), "")
-    run.show(table("Patterns", "pattern", "points", "", rows=patterns), "")
-    run.show(table("Conversions", "pattern", "", rows=conversions))
-
-
-def _first_line(documented: Any) -> str:
-    return (documented.__doc__ or "").strip().split("\n")[0]

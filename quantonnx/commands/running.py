@@ -126,6 +126,11 @@ class Run:
         """Prints text as it is: no markup, no wrapping."""
         self._out.print(text, highlight=False, markup=False, soft_wrap=True, end="")
 
+    @property
+    def width(self) -> int:
+        """The columns that there are for text."""
+        return self._out.width
+
     def note(self, text: str) -> None:
         """Prints a line about how things go, apart from the result."""
         self._err.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.markup import escape
 from rich.table import Table
 
-from quantonnx.placement import Decision
+from quantonnx.decisions import Decision
 from quantonnx.quantized import QuantizedModel
 from quantonnx.speed import Speed
 from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format
@@ -53,11 +53,12 @@ def in_float(quantized: QuantizedModel, *, every: bool = False) -> Table | None:
 
 def reasons(title: str, decisions: Iterable[Decision]) -> Table:
     """Returns decisions grouped by reason, with a few names each."""
-    rows = [(len(group.names), group.reason, _some(group.names)) for group in grouped(decisions)]
+    rows = [(len(group.names), group.reason, some(group.names)) for group in grouped(decisions)]
     return table(title, "count", "why", "where", rows=rows, numbers=(0,))
 
 
-def _some(names: tuple[str, ...]) -> str:
+def some(names: tuple[str, ...]) -> str:
+    """Returns the first few of many names."""
     return ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
 
 

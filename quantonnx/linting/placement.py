@@ -102,7 +102,7 @@ def same_scales(view: View) -> Iterator[Finding]:
     for node in view.nodes:
         if node.op in view.profile.target.same_scale and not node.domain:
             yield from _two_sides(view, node)
-        elif node.op == "Concat" and view.profile.facts.one_concat_scale:
+        elif node.op in view.profile.target.one_scale:
             yield from _branches(view, node)
 
 

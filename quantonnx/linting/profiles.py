@@ -14,14 +14,13 @@ class Facts:
     """What a target's own declaration does not say; the defaults are those of a target that nothing is known about.
 
     `int32_bias_refused`: a DequantizeLinear on an int32 bias does not load. `signed_costs`: why signed activations are
-    slow. `one_concat_scale`: branches of a Concat should share one scale. `weight_signed`: unsigned weight codes run
+    slow. `weight_signed`: unsigned weight codes run
     in float. `integer_operators`, `foreign_pairs`: QLinear… and …Integer operators, and pairs of another domain, load.
     `block_sizes`: those that weights of 4 bits may have; None where such weights alone (no quantized input) are fast.
     """
 
     int32_bias_refused: bool = False
     signed_costs: str = ""
-    one_concat_scale: bool = False
     weight_signed: bool = False
     integer_operators: bool = True
     foreign_pairs: bool = True
@@ -32,7 +31,6 @@ class Facts:
 MEASURED = {
     "tensorrt": Facts(
         int32_bias_refused=True,
-        one_concat_scale=True,
         integer_operators=False,
         foreign_pairs=False,
         block_sizes=(64, 128),

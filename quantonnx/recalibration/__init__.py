@@ -18,12 +18,12 @@ import onnx_graphsurgeon as gs
 from quantonnx.calibration.ranges import RangeMethod, choose_range, parse_method
 from quantonnx.calibration.session import collect
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.decisions import Decision
 from quantonnx.editing import Rewriter
 from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters
 from quantonnx.inspecting import MOVING, constant_of
 from quantonnx.model import Model
-from quantonnx.placement import Decision
 from quantonnx.recalibration.numbers import Numbers, readable
 from quantonnx.recalibration.view import FloatView, float_view
 
@@ -111,7 +111,8 @@ def _pairs_before(value: gs.Tensor, by_end: dict[int, Numbers]) -> Iterator[Numb
 def _parameters(group: list[Numbers], statistics: dict[str, TensorStatistics], method: RangeMethod) -> Parameters:
     fmt = group[0].format
     ranges = [choose_range(statistics[numbers.pair.tensor], method, fmt) for numbers in group]
-    return fmt.parameters(min(low for low, _ in ranges), max(high for _, high in ranges))
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return fmt.parameters(low, high, group[0].scale.dtype.name)
 
 
 class _Writer:

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from quantonnx.decisions import Decision
 from quantonnx.formats import TensorFormat
 from quantonnx.inspecting import Pair, constant_of, find_pairs, zero_point
 from quantonnx.model import Model
-from quantonnx.placement import Decision
 from quantonnx.weights import to_numpy_dtype
 
 Array = np.ndarray[Any, Any]
