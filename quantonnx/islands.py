@@ -28,7 +28,7 @@ SHORTEST_RUN = 50.0
 
 T = TypeVar("T")
 
-LEAST_SAVING = 0.001
+LEAST_SAVING = 0.005
 """Of the run in float: what saves less is not worth another kind of operator, nor within what estimates can tell."""
 
 _LARGEST_GROUP = 6

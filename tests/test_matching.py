@@ -8,7 +8,6 @@ from models import match, parse, producer, read, why_not
 from quantonnx.errors import PatternError
 from quantonnx.matching import Matcher
 from quantonnx.model import Model
-from quantonnx.pattern_index import PatternIndex, root_operators
 from quantonnx.pattern import (
     INPUT,
     OUTPUT,
@@ -24,6 +23,7 @@ from quantonnx.pattern import (
     tensor,
     tensors,
 )
+from quantonnx.pattern_index import PatternIndex, root_operators
 
 
 class ConvSiLU(Pattern):
