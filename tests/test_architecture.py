@@ -56,6 +56,7 @@ ORDER = [
     "quantized",
     "pipeline",
     "verification",
+    "timing",
     "speed",
     "inspecting",
     "recalibration",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from quantonnx.runtimes.report import Layer
-from quantonnx.runtimes.timing import Times
+from quantonnx.timing import Times
 
 LONGEST = 1800.0
 """Seconds after which a runtime is taken to hang."""

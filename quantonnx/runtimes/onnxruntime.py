@@ -13,7 +13,7 @@ import onnxruntime as ort
 from quantonnx.inspecting import MOVING
 from quantonnx.runtimes.child import Compiled, Request
 from quantonnx.runtimes.report import Layer
-from quantonnx.runtimes.timing import measure
+from quantonnx.timing import measure
 
 _QUIET = 4
 _EXTERNAL_FROM = "1024"

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantonnx.runtimes.child import Compiled, Request
 from quantonnx.runtimes.report import Layer
-from quantonnx.runtimes.timing import measure
+from quantonnx.timing import measure
 
 _INTEGER_KERNEL = re.compile(r"_[iu]8$", re.IGNORECASE)
 _SUFFIXES = ("/DequantizationMultiply", "/WithoutBiases", "/transpose_b")

@@ -16,7 +16,7 @@ import onnx
 from quantonnx.errors import QuantonnxError
 from quantonnx.runtimes.child import Compiled, Request
 from quantonnx.runtimes.report import Layer
-from quantonnx.runtimes.timing import Times
+from quantonnx.timing import Times
 
 PROGRAM = "trtexec"
 
