@@ -27,6 +27,9 @@ _INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 )
 
+_SHAPE_READERS = frozenset({"Shape", "Size"})
+"""They read no number: given codes, they need no conversion, and leave the value before it to nobody else."""
+
 
 def insert_pairs(
     model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], *, float_weights: bool
@@ -62,10 +65,13 @@ class _Writer:
         public = site.whole and self.editor.is_public(value) and bool(value.inputs)
         source = self._behind_output(value) if public else value
         result = self._pair(source, site.tensor, parameters, site.format)
+        codes = result.inputs[0].inputs[0]
         if public:
             self._rename_result(result, value)
             result = value
-        self._feed(edges, result)
+        of_shape = {edge for edge in edges if self.nodes[edge.node].op in _SHAPE_READERS}
+        self._feed([edge for edge in edges if edge in of_shape], codes)
+        self._feed([edge for edge in edges if edge not in of_shape], result)
 
     def weight(self, site: Site, parameters: Parameters) -> None:
         """Puts the codes of a weight and a DequantizeLinear in its place, or a pair on the float weight."""

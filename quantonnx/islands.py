@@ -28,8 +28,8 @@ SHORTEST_RUN = 50.0
 
 T = TypeVar("T")
 
-LEAST_SAVING = 0.005
-"""Of the run in float: what saves less is not worth another kind of operator, nor within what estimates can tell."""
+LEAST_SAVING, LEAST_SHARE = 2.0, 0.005
+"""Microseconds, and of the run in float: what saves less than both is not within what estimates can tell."""
 
 _LARGEST_GROUP = 6
 _CROWD = 16  # what has more neighbours does not hang on one of them, and looking at it for each would be quadratic
@@ -79,7 +79,7 @@ class _Islands:
         self.passing = target.same_scale | target.transparent
         self.units = [self._unit(match) for match in matches]
         self.float_time = sum(unit.float_time for unit in self.units)
-        self.least = -LEAST_SAVING * self.float_time
+        self.least = -min(LEAST_SAVING, LEAST_SHARE * self.float_time)
         self.values: dict[str, _Value] = {}
         self.public = {output.name for output in model.graph.outputs} | model.captured
         self.read_by: dict[int, list[tuple[gs.Node, int]]] = {}
@@ -144,7 +144,7 @@ class _Islands:
             for node, index in self.read_by.get(id(value), ()):
                 owner = owners.get(Edge(node.name, index))
                 if owner is None and index == 0 and moves(node, self.passing):
-                    pending.append(node.outputs[0])
+                    pending += node.outputs
                 else:
                     yield owner
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from quantonnx.config import QuantConfig
-from quantonnx.errors import PlanError
 from quantonnx.plan import Plan
 from quantonnx.quantized import ForwardLoop, Progress, QuantizedModel, calibrate, insert_qdq
 from quantonnx.rewriting import Source, transform
@@ -28,16 +27,12 @@ def quantize(
 ) -> QuantizedModel:
     """Returns a calibrated Q/DQ model; `.save(path)` writes it.
 
-    Without `target` it is the plan's, or tensorrt.
-    `source` is a path, bytes, a ModelProto or a Model; it is not changed. `samples` and `forward_loop` are those of
-    `calibrate`. Raises a QuantonnxError, one line for a person, for anything that cannot be done.
+    Without `target` it is the plan's, or tensorrt. `source` is a path, bytes, a ModelProto or a Model; it is not
+    changed. `samples` and `forward_loop` are those of `calibrate`. Where the target would run every operator slower in
+    integers, the result has no pair and is the fused float model (`faster_in_float`); `keep_slow` in the configuration
+    quantizes all the same. Raises a QuantonnxError, one line for a person, for anything that cannot be done.
     """
     fused = transform(source, target=target, patterns=patterns, plan=plan)
     placed = insert_qdq(fused.model, fused.matches, config)
-    if not placed.sites:
-        first = f" ({placed.decisions[0].name}: {placed.decisions[0].reason})" if placed.decisions else ""
-        raise PlanError(
-            f"no pair was placed: nothing in the model can be quantized for {fused.matches.target.name}{first}",
-            "see `quantonnx explain`, or try another target",
-        )
+    placed.refuse_nothing("the model")
     return calibrate(placed, samples, forward_loop=forward_loop, limit=limit, threads=threads, progress=progress)

@@ -59,6 +59,21 @@ class QuantizedModel:
         """The sites on weights."""
         return tuple(site for site in self.sites if site.is_weight)
 
+    @property
+    def faster_in_float(self) -> bool:
+        """True where no pair stands because the target's cost model expects every operator to be slower in integers."""
+        return not self.sites and any(decision.decider is Decider.COST for decision in self.decisions)
+
+    def refuse_nothing(self, name: str) -> None:
+        """Raises PlanError where no pair stands, unless that is what makes the model fast."""
+        if self.sites or self.faster_in_float:
+            return
+        first = next((f" ({decision.name}: {decision.reason})" for decision in self.decisions), "")
+        raise PlanError(
+            f"no pair was placed: nothing in {name} can be quantized for {self.matches.target.name}{first}",
+            "see `quantonnx explain`, or try another target",
+        )
+
     def to_model(self) -> Model:
         """Returns the Q/DQ model. Raises CalibrationError before calibration."""
         if self.parameters is None:
@@ -104,6 +119,8 @@ def calibrate(
     """
     if (samples is None) == (forward_loop is None):
         raise PlanError("calibrate() needs samples or a forward loop", "give exactly one of them")
+    if quantized.faster_in_float:
+        return replace(quantized, parameters={})
     methods = _methods(quantized)
     with Collector(
         quantized.model,

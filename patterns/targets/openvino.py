@@ -8,6 +8,7 @@ weights turn the kernel back into float), the bias stays float.
 
 from __future__ import annotations
 
+from quantonnx.costs import Cost, CostModel
 from quantonnx.formats import TensorFormat
 from quantonnx.pattern import INPUT, Pattern
 from quantonnx.target import BiasKind, Target
@@ -36,6 +37,24 @@ attention = ScaledDotProductAttention.with_points(
     v=lambda v: INPUT(v, format=signed),
 )
 
+# printed by `python benchmarks/cost_model.py openvino`: OpenVINO 2026.4, one thread of a Xeon with AVX512-VNNI
+costs = CostModel(
+    float_costs={
+        "Conv": Cost(1520, 0.0118, 0, 0.161),
+        "depthwise": Cost(1140, 0.00573, 0.0411, 0.779),
+        "grouped": Cost(0, 0.00173, 0.632, 1.81),
+        "MatMul": Cost(53, 0.011, 0.0261, 0.13),
+        "QuantizeLinear": Cost(290, 0, 0.297),
+    },
+    integer_costs={
+        "Conv": Cost(2060, 0.0034, 0.0383, 0.0427),
+        "depthwise": Cost(1080, 0.0194, 0.0621, 0.5),
+        "grouped": Cost(0, 0, 0.266, 0.892),
+        "MatMul": Cost(1620, 0.00292, 0.0249, 0.0412),
+    },
+    fuses_conversions=True,
+)
+
 target = Target(
     name="openvino",
     description="Intel OpenVINO CPU: uint8 activations, pairs on inputs and residual inputs only, float bias",
@@ -48,4 +67,5 @@ target = Target(
     method="mse",
     rules=(transposed_convolution,),
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
+    costs=costs,
 )

@@ -116,6 +116,15 @@ class NumberOptions:
         ),
     ] = None
 
+    keep_slow: Annotated[
+        bool,
+        typer.Option(
+            "--keep-slow",
+            help="Quantize operators too that are expected to be slower in integers.",
+            rich_help_panel=_NUMBERS,
+        ),
+    ] = False
+
     def build(self) -> QuantConfig:
         """Returns the configuration of the file, changed by the other options."""
         from quantonnx.config import QuantConfig
@@ -124,6 +133,7 @@ class NumberOptions:
         if self.method is not None:
             values["activation"]["calibration_method"] = checked_method(self.method)
         values["exclude"] = (*values["exclude"], *(self.exclude or ()))
+        values["keep_slow"] = values["keep_slow"] or self.keep_slow
         return QuantConfig(**values)
 
 

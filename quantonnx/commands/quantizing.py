@@ -16,7 +16,7 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
-from quantonnx.errors import ConfigError, PlanError
+from quantonnx.errors import ConfigError
 
 if TYPE_CHECKING:
     from quantonnx.calibration.samples import Samples
@@ -128,18 +128,15 @@ class _Job:
     def _refuse_nothing(self, placed: QuantizedModel) -> None:
         from quantonnx.commands import tables
 
-        if placed.sites:
-            return
-        left = tables.in_float(placed)
+        left = None if placed.sites else tables.in_float(placed)
         if left is not None:
             self.run.show(left)
-        reasons = self.run.result["excluded"]
-        first = f" ({reasons[0]['name']}: {reasons[0]['reason']})" if reasons else ""
-        target = self.run.result["target"]
-        raise PlanError(
-            f"no pair was placed: nothing in {self.path.name} can be quantized for {target}{first}",
-            "see `quantonnx explain`, or try another --target",
-        )
+        placed.refuse_nothing(self.path.name)
+        if placed.faster_in_float:
+            self.run.note(
+                f"nothing is quantized: {self.run.result['target']} is expected to run every operator of "
+                f"{self.path.name} slower in integers, so the fused float model is written; --keep-slow quantizes it"
+            )
 
     def open_samples(self, model: Model, eval_data: Path | None) -> tuple[Samples, Samples | None]:
         """Opens the data of calibration and, before the long work, that of evaluation."""
