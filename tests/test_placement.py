@@ -238,6 +238,61 @@ def test_a_shared_weight_is_one_site() -> None:
     assert site.edges == (edge(quantized, "a", 1), edge(quantized, "y", 1))
 
 
+# ------------------------------------------------------------------------------------ joined branches, attention
+
+JOIN = (
+    "agraph (float[1,4,6,6] x) => (float[N,C,H,W] y) <float[4,4,1,1] w, float[4,8,1,1] u, float[4,12,1,1] t> "
+    "{ a = Conv(x, w) r = Relu(a) b = Conv(r, w) j = Concat<axis=1>(r, b) REST }"
+)
+
+
+def test_branches_of_a_concat_share_the_scale_of_the_whole_on_tensorrt() -> None:
+    quantized = placed(JOIN.replace("REST", "y = Conv(j, u)"), "tensorrt")
+    assert {site.tensor: site.source for site in quantized.activation_sites} == {"x": "x", "r": "j", "b": "j", "j": "j"}
+    assert set(on(quantized, "r").edges) == {edge(quantized, "b", 0), edge(quantized, "j", 0)}
+
+
+def test_a_concat_of_concats_has_the_scale_of_the_outermost() -> None:
+    quantized = placed(JOIN.replace("REST", "k = Concat<axis=1>(j, a) y = Conv(k, t)"), "tensorrt")
+    assert {site.source for site in quantized.activation_sites if site.tensor != "x"} == {"k"}
+    assert {"r", "b", "j", "a", "k"} <= set(stands(quantized))
+
+
+def test_a_branch_of_two_concats_keeps_its_own_scale() -> None:
+    quantized = placed(
+        JOIN.replace("REST", "k = Concat<axis=1>(r, a) p = Conv(j, u) q = Conv(k, u) y = Add(p, q)"), "tensorrt"
+    )
+    assert {site.tensor: site.source for site in quantized.activation_sites if site.tensor in "rjk"} == {
+        "r": "r",
+        "j": "j",
+        "k": "k",
+    }
+
+
+def test_a_concat_that_nothing_in_integers_reads_is_left_alone() -> None:
+    assert stands(placed(JOIN.replace("REST", "y = Neg(j)"), "tensorrt")) == ["r", "x"]
+
+
+ATTENTION = (
+    "agraph (float[1,2,5,4] q, float[1,2,4,5] k, float[1,2,5,4] v) => (float[1,2,5,4] y) "
+    "{ s = MatMul(q, k) p = Softmax<axis=-1>(s) y = MatMul(p, v) }"
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("tensorrt", {"q": True, "k": True, "v": True}),
+        ("openvino", {"q": True, "k": True, "p": True, "v": True}),
+        ("onnxruntime", {"p": False, "v": True}),
+    ],
+)
+def test_products_of_activations_get_the_formats_that_kernels_want(target: str, expected: dict[str, bool]) -> None:
+    """ONNX Runtime multiplies uint8 by int8 fast, OpenVINO int8 by int8 only; scores are in float everywhere."""
+    quantized = placed(ATTENTION, target)
+    assert {site.tensor: site.format.signed for site in quantized.activation_sites} == expected
+
+
 # ------------------------------------------------------------------------------------ what the user asks for
 
 
@@ -441,15 +496,15 @@ def test_unsigned_weights_use_all_codes() -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        "agraph (float[1,16,64,64] x) => (float[N,C,H,W] y) {convs} y = Concat<axis=1>({values}) }",
-        "agraph (float[1,16,64,64] x) => (float[N,C,H,W] y) {convs} y = Sum({values}) }",
+        "agraph (float[1,64,32,32] x) => (float[N,C,H,W] y) {convs} y = Concat<axis=1>({values}) }",
+        "agraph (float[1,64,32,32] x) => (float[N,C,H,W] y) {convs} y = Sum({values}) }",
     ],
     ids=["concat", "shared weight"],
 )
 def test_placement_is_linear(graph: str) -> None:
     """4000 branches, or 4000 readers of one weight; quadratic, they took 20 s."""
     names = [f"v{i}" for i in range(4000)]
-    convs = "<float[16,16,1,1] w> { " + " ".join(f"{name} = Conv(x, w)" for name in names)
+    convs = "<float[64,64,1,1] w> { " + " ".join(f"{name} = Conv(x, w)" for name in names)
     fused = transform(
         parse(graph.replace("{convs}", convs).replace("{values}", ", ".join(names))), target="onnxruntime"
     )

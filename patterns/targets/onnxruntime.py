@@ -100,6 +100,8 @@ target = Target(
     glue=frozenset({"AveragePool", "Sigmoid", "Add", "Mul", "Concat", "ResizeNearest"}),
     memory_bound=depthwise,
     rules=(transposed_convolution,),
-    same_scale=frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"}),
+    same_scale=frozenset(
+        {"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"}
+    ),
     costs=costs,
 )
