@@ -86,6 +86,10 @@ class _Islands:
         for node in model.graph.nodes:
             for index, value in enumerate(node.inputs):
                 self.read_by.setdefault(id(value), []).append((node, index))
+        points = ((unit.match, point) for unit in self.units for point in unit.match.qdq_points)
+        self.claimed = {value.name for match, point in points for value in match.values(point.declaration)}
+        self.results = {unit.match.result.name for unit in self.units}
+        self.origins: dict[str, gs.Tensor] = {}
         self._connect()
 
     def released(self) -> dict[int, str]:
@@ -94,10 +98,9 @@ class _Islands:
         self._release_singly(reasons)
         self._release_groups(reasons)
         self._release_singly(reasons)
+        self._restore(reasons)
         self._release_regions(reasons)
         return {position: reasons[id(unit)] for position, unit in enumerate(self.units) if not unit.integer}
-
-    # ------------------------------------------------------------------ the graph of units and values
 
     def _unit(self, match: Pattern) -> _Unit:
         closes = any(point.role is Role.OUTPUT for point in match.qdq_points)
@@ -146,24 +149,35 @@ class _Islands:
                 if owner is None and index == 0 and moves(node, self.passing):
                     pending += node.outputs
                 else:
-                    yield owner
+                    yield owner if self._origin(value) is tensor else None
 
     def _origin(self, value: gs.Tensor) -> gs.Tensor:
-        while value.inputs and moves(value.inputs[0], self.passing) and value.inputs[0].inputs:
-            value = value.inputs[0].inputs[0]
-        return value
-
-    # ------------------------------------------------------------------ estimates
+        """The value whose codes come here through operators that only move them: the farthest claimed one, or what
+        a match gives to this reader alone."""
+        known = self.origins.get(value.name)
+        if known is None:
+            known, alone, walked = value, True, value
+            while walked.inputs and moves(walked.inputs[0], self.passing) and walked.inputs[0].inputs:
+                alone = alone and len(self.read_by.get(id(walked), ())) == 1
+                walked = walked.inputs[0].inputs[0]
+                if walked.name in self.claimed or (alone and walked.name in self.results):
+                    known = walked
+            self.origins[value.name] = known
+        return known
 
     def _conversions(self, value: _Value) -> float:
-        """The microseconds that a value costs in conversions as things stand."""
+        """The microseconds that a value costs in conversions as things stand.
+
+        An integer operator writes codes at no cost where nobody reads anything else.
+        """
         giver = value.giver if value.giver is not None and value.giver.integer else None
-        has_codes = giver is not None and (giver.closes or self.costs.fuses_conversions)
+        only_codes = value.integer_readers == len(value.readers) and not value.read_in_float
+        has_codes = giver is not None and (giver.closes or self.costs.fuses_conversions or only_codes)
         spent = 0.0
         if not has_codes and value.integer_readers:
             spent += self.costs.float_costs["QuantizeLinear"].time(0, 2 * value.elements)
         written = giver is not None and giver.closes and not self.costs.fuses_conversions
-        if written and (value.read_in_float or value.integer_readers < len(value.readers)):
+        if written and not only_codes:
             spent += self.costs.float_costs["DequantizeLinear"].time(0, 2 * value.elements)
         return spent
 
@@ -181,8 +195,6 @@ class _Islands:
             unit.integer = integer
             for value in unit.reads:
                 value.integer_readers += 1 if integer else -1
-
-    # ------------------------------------------------------------------ what is released
 
     def _release_singly(self, reasons: dict[int, str]) -> None:
         heap = [(self._change([unit]), order) for order, unit in enumerate(self.units) if unit.integer]
@@ -221,6 +233,16 @@ class _Islands:
             change, index = min(tried)
             group.append(near[index])
         return group, change
+
+    def _restore(self, reasons: dict[int, str]) -> None:
+        """Takes back what went with a group and pays for itself after all."""
+        for unit in self.units:
+            if not unit.integer:
+                self._switch([unit], integer=True)
+                if self._change([unit]) > -self.least:
+                    del reasons[id(unit)]
+                else:
+                    self._switch([unit], integer=False)
 
     def _release_regions(self, reasons: dict[int, str]) -> None:
         seen: set[int] = set()

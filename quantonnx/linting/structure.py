@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
 from quantonnx.insertion import integer_operators
-from quantonnx.inspecting import MOVING, constant_of
+from quantonnx.inspecting import MOVING, Pair, constant_of
 from quantonnx.linting.findings import Finding, error, warning
-from quantonnx.linting.view import Coder, View
+from quantonnx.linting.view import Coder, View, readers_of
 
 _GIVES_CODES = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QGemm"})
 _TAKES_CODES = frozenset({"ConvInteger", "MatMulInteger", "ConvTransposeInteger", "QGemm", "MatMulIntegerToFloat"})
@@ -93,15 +92,22 @@ def signs(view: View) -> Iterator[Finding]:
     """Signed activations where the kernels want unsigned ones."""
     if not view.profile.facts.signed_costs or view.profile.target.activation.signed:
         return
-    count = Counter(coder.signed for _, coder in view.quantizers if coder.is_integer and coder.bits == 8)
-    if count[True]:
-        first = next(pair.tensor for pair, coder in view.quantizers if coder.signed)
+    found = [pair for pair, coder in view.quantizers if coder.is_integer and coder.bits == 8 and coder.signed]
+    found = [pair for pair in found if not all(_is_second_factor(pair, node) for node in readers_of(pair))]
+    if found:
         yield warning(
             "signed-activations",
-            first,
-            f"it and {count[True] - 1} others have signed codes: {view.profile.facts.signed_costs}",
+            found[0].tensor,
+            f"it and {len(found) - 1} others have signed codes: {view.profile.facts.signed_costs}",
             "quantize activations as uint8",
         )
+
+
+def _is_second_factor(pair: Pair, node: gs.Node) -> bool:
+    """Kernels take signed codes there, be they of a weight or of an activation."""
+    if node.op != "MatMul" or not node.inputs[1].inputs:
+        return False
+    return any(node.inputs[1].inputs[0] is giver for giver in pair.dequantize)
 
 
 def _again(tensor: str, before: Coder, coder: Coder) -> Finding:

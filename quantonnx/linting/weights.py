@@ -169,7 +169,9 @@ def codes(view: View) -> Iterator[Finding]:
 def _judged(place: str, values: Array, coder: Coder) -> Iterator[Finding]:
     centred = values.astype(np.int16) - int(coder.zeros[0])
     lowest, largest = coder.lowest_code, int(np.abs(centred).max())
-    ends = ((values <= lowest + 1) | (values >= lowest + 255)).mean()
+    channels = 1 if coder.scale is None else coder.scale.size  # the largest weight of each is at an end by right
+    at_ends = int(((values <= lowest + 1) | (values >= lowest + 255)).sum())
+    ends = max(at_ends - channels, 0) / values.size
     if ends > MOST_SATURATED:
         yield warning(
             "weight-saturated",
