@@ -15,6 +15,7 @@ from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, const, either, op, tensor
 from quantonnx.weights import load_array
 
+from .public import refuse_public
 from .shapes import rank
 
 _SAME_SHAPE = frozenset(
@@ -38,8 +39,7 @@ class FoldDimension(Conversion):
         node = self.shape.inputs[0] if self.shape.inputs else None
         if node is None or node.op != "Shape" or node.domain or node.attrs:
             raise Mismatch(f"{self.shape.name!r} is not the whole shape of a value")
-        if any(self.result is output for output in self.model.graph.outputs) or self.result.name in self.model.captured:
-            raise Mismatch(f"{self.result.name!r} is an output of the graph or read by a body, and its name must stay")
+        refuse_public(self)
         taken = self._taken(rank(node.inputs[0]))
         sizes = [dimension(node.inputs[0], int(axis)) for axis in taken.reshape(-1)]
         if not sizes or None in sizes:

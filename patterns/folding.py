@@ -13,6 +13,8 @@ from quantonnx.declarations import Operator
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, tensors
 
+from .public import refuse_public
+
 FOLDABLE = Operator(
     (
         *("Shape", "Gather", "Concat", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Range"),
@@ -34,8 +36,7 @@ class FoldConstants(Conversion):
         computed = next((v for v in self.operands if v.name and not isinstance(v, gs.Constant)), None)
         if computed is not None:
             raise Mismatch(f"{computed.name!r} is not a constant")
-        if any(self.result is output for output in self.model.graph.outputs) or self.result.name in self.model.captured:
-            raise Mismatch(f"{self.result.name!r} is an output of the graph or read by a body, and its name must stay")
+        refuse_public(self)
         try:
             self.value = self._computed()
         except Mismatch:
