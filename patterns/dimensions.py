@@ -12,18 +12,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.editing import Rewriter
-from quantonnx.pattern import Conversion, Mismatch, const, either, op, tensor
-from quantonnx.weights import load_array
+from quantonnx.pattern import Conversion, Mismatch, const, either, op, tensor, tensors
 
+from .axes import element
 from .public import refuse_public
-from .shapes import rank
-
-_SAME_SHAPE = frozenset(
-    {"Cast", "Erf", "Gelu", "Identity", "LeakyRelu", "Neg", "Relu", "RMSNormalization", "Sigmoid", "Softmax", "Tanh"}
-)
-_BROADCASTS = frozenset({"Add", "Div", "Mul", "Sub"})
-_FROM_THE_FRONT = frozenset({"Gather", "Split", "Squeeze"})
-
+from .shapes import elements
+from .sizes import Sizes
 
 class FoldDimension(Conversion):
     """Dimensions taken from the shape of a value become constants, where operators and weights fix them."""
@@ -40,8 +34,9 @@ class FoldDimension(Conversion):
         if node is None or node.op != "Shape" or node.domain or node.attrs:
             raise Mismatch(f"{self.shape.name!r} is not the whole shape of a value")
         refuse_public(self)
-        taken = self._taken(rank(node.inputs[0]))
-        sizes = [dimension(node.inputs[0], int(axis)) for axis in taken.reshape(-1)]
+        known = Sizes.of(self.model)
+        taken = self._taken(known.rank(node.inputs[0]))
+        sizes = [known.size(node.inputs[0], int(axis)) for axis in taken.reshape(-1)]
         if not sizes or None in sizes:
             raise Mismatch(f"nothing in the model fixes these dimensions of {node.inputs[0].name!r}")
         self.sizes = np.asarray(sizes, np.int64).reshape(taken.shape)
@@ -66,61 +61,28 @@ class FoldDimension(Conversion):
         return np.arange(first, 0 if end > 0 else end)
 
 
-def dimension(value: gs.Tensor, axis: int, depth: int = 10) -> int | None:
-    """Returns the size of an axis, counted from the end (-1 is the last), where operators and weights fix it."""
-    if value.shape is not None:
-        size = value.shape[axis] if len(value.shape) >= -axis else None
-        return size if isinstance(size, int) else None
-    if not value.inputs or depth == 0 or value.inputs[0].domain:
-        return None
-    node = value.inputs[0]
-    if node.op in _SAME_SHAPE:
-        return dimension(node.inputs[0], axis, depth - 1)
-    if node.op in _BROADCASTS:
-        sizes = (dimension(operand, axis, depth - 1) for operand in node.inputs)
-        return next((size for size in sizes if size not in (None, 1)), None)
-    if node.op == "Transpose" and len(node.attrs.get("perm", ())) >= -axis:
-        perm = node.attrs["perm"]
-        return dimension(node.inputs[0], perm[axis] - len(perm), depth - 1)
-    return _last(node, depth) if axis == -1 else None
+class FillShape(Conversion):
+    """A Reshape of whose new shape one number is open: it follows from the others, and the shape is a constant."""
+
+    x, parts = tensor(), tensors()
+    output = op.Reshape(x, op.Concat(parts))
+
+    def check(self) -> None:
+        """Refuses a shape with several open numbers, or with one that has a meaning of its own (0 or -1)."""
+        lengths = [elements(part) for part in self.parts]
+        count = None if None in lengths else sum(length for length in lengths if length is not None)
+        shape = self.output.inputs[1]
+        numbers = [element(shape, place, count) for place in range(-(count or 0), 0)]
+        if numbers.count(None) != 1:
+            raise Mismatch(f"{shape.name!r} does not have one open number among {len(numbers)}")
+        if any(number is not None and number < 1 for number in numbers):
+            raise Mismatch(f"{shape.name!r} has a number that stands for another")
+        self.numbers = [-1 if number is None else number for number in numbers]
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Replaces the shape."""
+        filled = graph.constant(f"{self.output.inputs[1].name}_value", np.asarray(self.numbers, np.int64))
+        graph.set_input(self.output, 1, filled)
 
 
-def _last(node: gs.Node, depth: int) -> int | None:
-    """The last dimension of a result: that of a weight, of the shape of a Reshape, or of what is cut in front only."""
-    operand = node.inputs[1] if len(node.inputs) > 1 else None
-    if node.op in _FROM_THE_FRONT and _cuts_in_front(node, operand):
-        return dimension(node.inputs[0], -1, depth - 1)
-    if node.op == "Reshape":
-        return _last_element(operand)
-    if not isinstance(operand, gs.Constant):
-        return None
-    if node.op == "LayerNormalization" and node.attrs.get("axis", -1) == -1:
-        return int(operand.shape[-1])
-    if node.op == "MatMul" and len(operand.shape) >= 2:
-        return int(operand.shape[-1])
-    if node.op == "Gemm":
-        return int(operand.shape[0 if node.attrs.get("transB", 0) else 1])
-    return None
-
-
-def _cuts_in_front(node: gs.Node, operand: gs.Tensor | None) -> bool:
-    """True for an operator that acts on the first of several axes."""
-    if (rank(node.inputs[0]) or 0) < 2:
-        return False
-    if node.op != "Squeeze":
-        return not node.attrs.get("axis", 0)
-    axes = load_array(operand).tolist() if isinstance(operand, gs.Constant) else node.attrs.get("axes")
-    return bool(axes == [0])
-
-
-def _last_element(shape: gs.Tensor | None) -> int | None:
-    """The last number of the shape that a Reshape takes: a constant, or put together from parts."""
-    if shape is not None and shape.inputs and shape.inputs[0].op == "Concat" and not shape.inputs[0].domain:
-        shape = shape.inputs[0].inputs[-1]
-    if not isinstance(shape, gs.Constant) or len(shape.shape) != 1 or not shape.shape[0]:
-        return None
-    last = int(load_array(shape)[-1])
-    return last if last > 0 else None
-
-
-dimensions = (FoldDimension,)
+dimensions = (FoldDimension, FillShape)

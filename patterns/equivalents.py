@@ -10,9 +10,8 @@ import onnx_graphsurgeon as gs
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
 
-from .dimensions import dimension
 from .public import refuse_public
-from .shapes import rank
+from .sizes import Sizes
 
 FLATTEN_OPSET, NO_BIAS_OPSET = 9, 11
 
@@ -60,7 +59,7 @@ class RemoveAddOfZero(Conversion):
 
     def check(self) -> None:
         """Refuses a zero with more axes than the value, a constant value, and one that joins two public names."""
-        axes = rank(self.x)
+        axes = Sizes.of(self.model).rank(self.x)
         if isinstance(self.x, gs.Constant) or axes is None or axes < len(self.zero.shape):
             raise Mismatch(f"{self.x.name!r} is not known to have the axes of {self.zero.name!r}")
         refuse_public(self, self.x)
@@ -78,12 +77,13 @@ class ReshapeToFlatten(Conversion):
 
     def check(self) -> None:
         """Refuses other shapes, and values whose axes are not known."""
-        axes = rank(self.x)
+        known = Sizes.of(self.model)
+        axes = known.rank(self.x)
         if axes is None or axes < 3 or tuple(self.shape.shape) != (2,) or self.model.opset < FLATTEN_OPSET:
             raise Mismatch(f"{self.output.name!r} does not make two axes of more")
         first, last = self.array(self.shape).tolist()
         keeps_first = first == 0 and not self.output.attrs.get("allowzero", 0)
-        if not keeps_first and last != _product([dimension(self.x, axis) for axis in range(1 - axes, 0)]):
+        if not keeps_first and last != _product([known.size(self.x, axis) for axis in range(1 - axes, 0)]):
             raise Mismatch(f"{self.output.name!r} is not known to keep the first axis of {self.x.name!r}")
 
     def rewrite(self, graph: Rewriter) -> None:

@@ -19,9 +19,12 @@ FOLDABLE = Operator(
     (
         *("Shape", "Gather", "Concat", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Range"),
         *("ConstantOfShape", "Expand", "Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Pow", "Equal", "Where", "Tile"),
+        *("And", "Greater", "Less", "Max", "Min", "Mod", "Not", "Or", "Pad", "ScatterND"),
     )
 )
-BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Where"})
+BROADCAST = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Where", "And", "Greater", "Less", "Max", "Min", "Mod", "Or"}
+)
 LARGEST_NEW_CONSTANT = 1 << 20
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-_KEEPS_RANK = frozenset(
+KEEPS_RANK = frozenset(
     {
         "Relu",
         "Clip",
@@ -47,18 +47,18 @@ def rank(value: gs.Tensor, depth: int = 6) -> int | None:
     if node.op == "Concat" and node.inputs:
         return rank(node.inputs[0], depth - 1)
     if node.op == "Reshape":
-        return _elements(node.inputs[-1])
+        return elements(node.inputs[-1])
     if node.op == "Transpose" and "perm" in node.attrs:
         return len(node.attrs["perm"])
-    if node.op in _KEEPS_RANK:
+    if node.op in KEEPS_RANK:
         return rank(node.inputs[0], depth - 1)
     if node.op in _ELEMENTWISE or node.op == "MatMul":
         return _widest(node, depth - 1)
     return None
 
 
-def _elements(shape: gs.Tensor) -> int | None:
-    """How many numbers a shape has, also one that is put together from single ones."""
+def elements(shape: gs.Tensor) -> int | None:
+    """Returns how many numbers a shape has, also one that is put together from parts; None where it is not known."""
     if isinstance(shape, gs.Constant):
         return int(shape.shape[0]) if len(shape.shape) == 1 else None
     node = shape.inputs[0] if shape.inputs else None
@@ -66,7 +66,7 @@ def _elements(shape: gs.Tensor) -> int | None:
         return None
     if node.op == "Unsqueeze":
         return 1
-    parts = [_elements(part) for part in node.inputs]
+    parts = [elements(part) for part in node.inputs]
     return None if None in parts else sum(part for part in parts if part is not None)
 
 

@@ -105,6 +105,14 @@ def test_a_reshape_that_keeps_the_first_axis_is_flatten(shape: str) -> None:
     assert operators(done.model) == ["Flatten"]
 
 
+def test_the_sizes_may_come_from_the_weight_of_a_conv() -> None:
+    done = converted(
+        "agraph (float[N,2,H,W] x) => (float[N,M] y) <float[5,2,1,1] w, int64[2] s = {-1, 5}> "
+        "{ c = Conv(x, w) p = GlobalAveragePool(c) y = Reshape(p, s) }"
+    )
+    assert operators(done.model) == ["Conv", "GlobalAveragePool", "Flatten"]
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants"),
     [
