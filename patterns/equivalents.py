@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -69,6 +70,25 @@ class RemoveAddOfZero(Conversion):
         graph.bypass(self.output, self.x)
 
 
+class RemoveReshape(Conversion):
+    """A Reshape of a list to a list does nothing; TorchScript writes it before every Expand."""
+
+    x = tensor()
+    output = op.Reshape(x, const(-1))
+
+    def check(self) -> None:
+        """Refuses a value with other axes, and one that joins two public names."""
+        if Sizes.of(self.model).rank(self.x) != 1:
+            raise Mismatch(f"{self.x.name!r} is not known to have one axis")
+        if tuple(self.output.inputs[1].shape) != (1,):
+            raise Mismatch(f"{self.output.name!r} does not make one axis")
+        refuse_public(self, self.x)
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Lets the readers read the input."""
+        graph.bypass(self.output, self.x)
+
+
 class ReshapeToFlatten(Conversion):
     """A Reshape that keeps the first axis and makes one of all others is Flatten."""
 
@@ -83,7 +103,7 @@ class ReshapeToFlatten(Conversion):
             raise Mismatch(f"{self.output.name!r} does not make two axes of more")
         first, last = self.array(self.shape).tolist()
         keeps_first = first == 0 and not self.output.attrs.get("allowzero", 0)
-        if not keeps_first and last != _product([known.size(self.x, axis) for axis in range(1 - axes, 0)]):
+        if not keeps_first and last != _product([known.number(self.x, axis) for axis in range(1 - axes, 0)]):
             raise Mismatch(f"{self.output.name!r} is not known to keep the first axis of {self.x.name!r}")
 
     def rewrite(self, graph: Rewriter) -> None:
@@ -119,7 +139,7 @@ class RemoveView(Conversion):
         """Lets the readers read the value itself."""
         graph.bypass(self.output, self.x)
 
-    def _in_order(self, wanted: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def _in_order(self, wanted: np.ndarray[Any, Any]) -> bool:
         return tuple(self.places.shape) == wanted.shape and np.array_equal(self.array(self.places), wanted)
 
 
@@ -129,4 +149,4 @@ def _product(sizes: list[int | str | None]) -> int | None:
     return math.prod(known) if len(known) == len(sizes) else None
 
 
-equivalents = (RemoveConcatOfOne, RemoveZeroBias, RemoveAddOfZero, ReshapeToFlatten, RemoveView)
+equivalents = (RemoveConcatOfOne, RemoveZeroBias, RemoveAddOfZero, RemoveReshape, ReshapeToFlatten, RemoveView)

@@ -19,7 +19,7 @@ FOLDABLE = Operator(
     (
         *("Shape", "Gather", "Concat", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Range"),
         *("ConstantOfShape", "Expand", "Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Pow", "Equal", "Where", "Tile"),
-        *("And", "Greater", "Less", "Max", "Min", "Mod", "Not", "Or", "Pad", "ScatterND"),
+        *("And", "GatherElements", "Greater", "Less", "Max", "Min", "Mod", "Not", "Or", "Pad", "ScatterND"),
     )
 )
 BROADCAST = frozenset(

@@ -7,25 +7,33 @@ so it is kept while a model is converted; what is not known is asked again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 import onnx_graphsurgeon as gs
 
 from .axes import rank_after, size_after
+from .shapes import Size
 
 if TYPE_CHECKING:
     from quantonnx.model import Model
 
 BUDGET, DEPTH = 300, 60
+Key = TypeVar("Key")
+Found = TypeVar("Found")
 _of_models: WeakKeyDictionary[Model, Sizes] = WeakKeyDictionary()
+
+
+class Unnamed(str):
+    """The length of an axis of which nothing is known yet: a name of its own, good for comparison only."""
 
 
 class Sizes:
     """What is known of the axes of the values of one model."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int | None], int] = {}
+        self._ranks: dict[str, int] = {}
+        self._sizes: dict[tuple[str, int], int | str] = {}
         self._depth = self._looked_at = 0
 
     @classmethod
@@ -37,21 +45,30 @@ class Sizes:
         """Returns the number of axes of a value; None where it is not known."""
         if value.shape is not None:
             return len(value.shape)
-        return self._found(value, None, lambda node: rank_after(node, self))
+        return self._found(self._ranks, value.name, value, lambda node: rank_after(node, self))
 
-    def size(self, value: gs.Tensor, axis: int) -> int | None:
-        """Returns the length of an axis, counted from the end (-1 is the last); None where it is not known."""
+    def size(self, value: gs.Tensor, axis: int) -> Size:
+        """Returns the length of an axis, counted from the end; None where the value is not known to have it."""
         if value.shape is not None:
-            declared = value.shape[axis] if len(value.shape) >= -axis else None
-            if isinstance(declared, int) and declared >= 0 or len(value.shape) < -axis:
+            declared: Size = value.shape[axis] if len(value.shape) >= -axis else None
+            if declared or len(value.shape) < -axis:
                 return declared
-        return self._found(value, axis, lambda node: size_after(node, value, axis, self))
+        found = self._found(self._sizes, (value.name, axis), value, lambda node: size_after(node, value, axis, self))
+        if found is None and (self.rank(value) or 0) >= -axis:
+            return Unnamed(f"{value.name}[{axis}]")
+        return found
 
-    def _found(self, value: gs.Tensor, axis: int | None, find: Callable[[gs.Node], int | None]) -> int | None:
+    def number(self, value: gs.Tensor, axis: int) -> int | None:
+        """Returns the length of an axis where it is a known number."""
+        size = self.size(value, axis)
+        return size if isinstance(size, int) else None
+
+    def _found(
+        self, memory: dict[Key, Found], key: Key, value: gs.Tensor, find: Callable[[gs.Node], Found | None]
+    ) -> Found | None:
         """What is remembered, or what the operator says; the search is bounded, since branches meet again."""
-        key = (value.name, axis)
-        if key in self._known or not value.inputs or value.inputs[0].domain:
-            return self._known.get(key)
+        if key in memory or not value.inputs or value.inputs[0].domain:
+            return memory.get(key)
         if self._depth == 0:
             self._looked_at = 0
         if self._depth == DEPTH or self._looked_at == BUDGET:
@@ -61,6 +78,6 @@ class Sizes:
             found = find(value.inputs[0])
         finally:
             self._depth -= 1
-        if found is not None:
-            self._known[key] = found
+        if found is not None and not isinstance(found, Unnamed):
+            memory[key] = found
         return found
