@@ -6,6 +6,7 @@ the same graph as other exporters write.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,8 @@ class FoldShape(Conversion):
         count = known.rank(self.x) if is_whole_shape(self.output) else None
         if count is None:
             raise Mismatch(f"{self.x.name!r} has an unknown number of axes, or only some are taken")
-        self.sizes = [known.number(self.x, axis) for axis in range(-count, 0)]
-        if None in self.sizes:
+        self.sizes = list(takewhile(lambda size: size is not None, (known.number(self.x, a) for a in range(-count, 0))))
+        if len(self.sizes) < count:
             raise Mismatch(f"nothing in the model fixes all dimensions of {self.x.name!r}")
 
     def rewrite(self, graph: Rewriter) -> None:

@@ -7,7 +7,7 @@ so it is kept while a model is converted; what is not known is asked again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import onnx_graphsurgeon as gs
@@ -34,7 +34,8 @@ class Sizes:
     def __init__(self) -> None:
         self._ranks: dict[str, int] = {}
         self._sizes: dict[tuple[str, int], int | str] = {}
-        self._depth = self._looked_at = 0
+        self._asked: dict[Any, Any] = {}  # in the search that goes on: what was found, if only a name
+        self._depth = 0
 
     @classmethod
     def of(cls, model: Model) -> Sizes:
@@ -70,14 +71,17 @@ class Sizes:
         if key in memory or not value.inputs or value.inputs[0].domain:
             return memory.get(key)
         if self._depth == 0:
-            self._looked_at = 0
-        if self._depth == DEPTH or self._looked_at == BUDGET:
-            return None
-        self._depth, self._looked_at = self._depth + 1, self._looked_at + 1
+            self._asked.clear()
+        if self._depth == DEPTH or len(self._asked) == BUDGET or key in self._asked:
+            return self._asked.get(key)
+        self._depth += 1
+        self._asked[key] = None
         try:
             found = find(value.inputs[0])
         finally:
             self._depth -= 1
-        if found is not None and not isinstance(found, Unnamed):
+        if isinstance(found, Unnamed):
+            self._asked[key] = found
+        elif found is not None:
             memory[key] = found
         return found
