@@ -18,7 +18,7 @@ from .shapes import Size
 if TYPE_CHECKING:
     from quantonnx.model import Model
 
-BUDGET, DEPTH = 300, 60
+BUDGET, DEPTH = 80, 60
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 _of_models: WeakKeyDictionary[Model, Sizes] = WeakKeyDictionary()
