@@ -3,7 +3,10 @@
     python benchmarks/zoo.py [NAME...] [--exporter ts|dynamo] [--cache DIR] [--force]
 
 Weights are random with a fixed seed (PP-OCR's are trained); every file is proved by ONNX Runtime against torch.
-NAME is any of those that --help lists; without one, all of them.
+NAME is any of those that --help lists; without one, all of them. Needs `pip install -e .[zoo]`; with a build of torch
+for CPUs only, torchvision and timm come without what they ask for, which is another build of torch:
+
+    pip install --no-deps torchvision==0.28.0 timm==1.0.31
 """
 
 from __future__ import annotations

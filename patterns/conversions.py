@@ -11,7 +11,9 @@ from quantonnx.element_types import ElementTypes
 from quantonnx.pattern import Conversion, Mismatch, const, op, tensor, tensors
 
 from .dimensions import dimensions
+from .equivalents import equivalents
 from .folding import FoldConstants
+from .public import refuse_public
 from .recomposition import recompositions
 from .shapes import rank
 
@@ -23,7 +25,7 @@ class ConstantToInitializer(Conversion):
 
     def check(self) -> None:
         """Refuses a constant that is an output of the graph, and text."""
-        _refuse_public(self, None)
+        refuse_public(self)
         if not {"value", "value_float", "value_int", "value_floats", "value_ints"} & set(self.output.attrs):
             raise Mismatch(f"{self.result.name!r} is not a numeric constant")
 
@@ -46,7 +48,7 @@ class RemoveIdentity(Conversion):
 
     def check(self) -> None:
         """Refuses an Identity that joins two public names."""
-        _refuse_public(self, self.x)
+        refuse_public(self, self.x)
 
     def rewrite(self, graph: Rewriter) -> None:
         """Lets the readers read the input."""
@@ -61,7 +63,7 @@ class RemoveCast(Conversion):
 
     def check(self) -> None:
         """Refuses a Cast that changes the type, or may do, and one that joins two public names."""
-        _refuse_public(self, self.x)
+        refuse_public(self, self.x)
         kind, wanted = ElementTypes(self.model).of(self.x), helper.tensor_dtype_to_np_dtype(self.output.attrs["to"])
         if kind != wanted:
             raise Mismatch(f"{self.output.name!r} makes {wanted} of {self.x.name!r}, {kind or 'of unknown type'}")
@@ -79,7 +81,7 @@ class RemoveDropout(Conversion):
 
     def check(self) -> None:
         """Refuses training mode and a mask that is read."""
-        _refuse_public(self, self.x)
+        refuse_public(self, self.x)
         if len(self.output.outputs) > 1 and self.output.outputs[1].outputs:
             raise Mismatch(f"the mask {self.output.outputs[1].name!r} is read")
         mode = self.output.inputs[2] if len(self.output.inputs) > 2 else None
@@ -198,16 +200,6 @@ def _flat_result(graph_result: gs.Tensor) -> bool:
     return graph_result.shape is None or len(graph_result.shape) == 2
 
 
-def _refuse_public(found: Conversion, value: gs.Tensor | None) -> None:
-    result = found.result
-    public = any(result is output for output in found.model.graph.outputs) or result.name in found.model.captured
-    if not public:
-        return
-    inner = value is not None and bool(value.inputs) and value.name not in found.model.captured
-    if not inner or any(value is output for output in found.model.graph.outputs):
-        raise Mismatch(f"{result.name!r} is an output of the graph or read by a body, and its name must stay")
-
-
 conversions = (
     ConstantToInitializer,
     FoldConstants,
@@ -218,5 +210,6 @@ conversions = (
     SumToAdd,
     PadIntoConv,
     MeanToGlobalPool,
+    *equivalents,
     *recompositions,
 )

@@ -6,22 +6,17 @@ the same graph as other exporters write.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from quantonnx.editing import Rewriter
-from quantonnx.pattern import Conversion, Mismatch, const, either, op, tensor
-from quantonnx.weights import load_array
+from quantonnx.pattern import Conversion, Mismatch, const, either, op, tensor, tensors
 
-from .shapes import rank
-
-_SAME_SHAPE = frozenset(
-    {"Cast", "Erf", "Gelu", "Identity", "LeakyRelu", "Neg", "Relu", "RMSNormalization", "Sigmoid", "Softmax", "Tanh"}
-)
-_BROADCASTS = frozenset({"Add", "Div", "Mul", "Sub"})
-_FROM_THE_FRONT = frozenset({"Gather", "Split", "Squeeze"})
+from .public import refuse_public
+from .shapes import Size, element, elements, is_whole_shape
+from .sizes import Sizes
 
 
 class FoldDimension(Conversion):
@@ -36,12 +31,12 @@ class FoldDimension(Conversion):
     def check(self) -> None:
         """Refuses what is not the shape of a value, a dimension that is open, and a name that must stay."""
         node = self.shape.inputs[0] if self.shape.inputs else None
-        if node is None or node.op != "Shape" or node.domain or node.attrs:
+        if node is None or not is_whole_shape(node):
             raise Mismatch(f"{self.shape.name!r} is not the whole shape of a value")
-        if any(self.result is output for output in self.model.graph.outputs) or self.result.name in self.model.captured:
-            raise Mismatch(f"{self.result.name!r} is an output of the graph or read by a body, and its name must stay")
-        taken = self._taken(rank(node.inputs[0]))
-        sizes = [dimension(node.inputs[0], int(axis)) for axis in taken.reshape(-1)]
+        refuse_public(self)
+        known = Sizes.of(self.model)
+        taken = self._taken(known.rank(node.inputs[0]))
+        sizes = [known.number(node.inputs[0], int(axis)) for axis in taken.reshape(-1)]
         if not sizes or None in sizes:
             raise Mismatch(f"nothing in the model fixes these dimensions of {node.inputs[0].name!r}")
         self.sizes = np.asarray(sizes, np.int64).reshape(taken.shape)
@@ -66,61 +61,87 @@ class FoldDimension(Conversion):
         return np.arange(first, 0 if end > 0 else end)
 
 
-def dimension(value: gs.Tensor, axis: int, depth: int = 10) -> int | None:
-    """Returns the size of an axis, counted from the end (-1 is the last), where operators and weights fix it."""
-    if value.shape is not None:
-        size = value.shape[axis] if len(value.shape) >= -axis else None
-        return size if isinstance(size, int) else None
-    if not value.inputs or depth == 0 or value.inputs[0].domain:
-        return None
-    node = value.inputs[0]
-    if node.op in _SAME_SHAPE:
-        return dimension(node.inputs[0], axis, depth - 1)
-    if node.op in _BROADCASTS:
-        sizes = (dimension(operand, axis, depth - 1) for operand in node.inputs)
-        return next((size for size in sizes if size not in (None, 1)), None)
-    if node.op == "Transpose" and len(node.attrs.get("perm", ())) >= -axis:
-        perm = node.attrs["perm"]
-        return dimension(node.inputs[0], perm[axis] - len(perm), depth - 1)
-    return _last(node, depth) if axis == -1 else None
+class FillShape(Conversion):
+    """A Reshape whose open numbers follow from the others, or from the value that it takes, gets a constant shape."""
+
+    x, parts = tensor(), tensors()
+    output = op.Reshape(x, op.Concat(parts))
+
+    def check(self) -> None:
+        """Refuses a shape with open numbers that nothing gives."""
+        shape = self.output.inputs[1]
+        length, known = elements(shape), Sizes.of(self.model)
+        numbers = [element(shape, place, known) for place in range(-(length or 0), 0)]
+        if not numbers:
+            raise Mismatch(f"{shape.name!r} has an unknown number of elements")
+        copied = numbers if self._one_is_open(numbers) else self._copied(numbers, known)
+        if not self._one_is_open(copied) and not all(isinstance(number, int) for number in copied):
+            raise Mismatch(f"nothing in the model gives the open numbers of {shape.name!r}")
+        self.numbers = [number if isinstance(number, int) else -1 for number in copied]
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Replaces the shape."""
+        filled = graph.constant(f"{self.output.inputs[1].name}_value", np.asarray(self.numbers, np.int64))
+        graph.set_input(self.output, 1, filled)
+
+    def _one_is_open(self, numbers: list[Size]) -> bool:
+        known = [number for number in numbers if isinstance(number, int)]
+        zero_copies = not self.output.attrs.get("allowzero", 0)
+        return len(known) + 1 == len(numbers) and -1 not in known and (zero_copies or 0 not in known)
+
+    def _copied(self, numbers: list[Size], known: Sizes) -> list[Size]:
+        """The numbers with 0 in place of the open ones that the value itself has at the same place."""
+        count = known.rank(self.x)
+        if count is None or self.output.attrs.get("allowzero", 0):
+            return numbers
+        own = [known.size(self.x, place) for place in range(-count, 0)]
+        return [0 if isinstance(n, str) and own[i : i + 1] == [n] else n for i, n in enumerate(numbers)]
 
 
-def _last(node: gs.Node, depth: int) -> int | None:
-    """The last dimension of a result: that of a weight, of the shape of a Reshape, or of what is cut in front only."""
-    operand = node.inputs[1] if len(node.inputs) > 1 else None
-    if node.op in _FROM_THE_FRONT and _cuts_in_front(node, operand):
-        return dimension(node.inputs[0], -1, depth - 1)
-    if node.op == "Reshape":
-        return _last_element(operand)
-    if not isinstance(operand, gs.Constant):
-        return None
-    if node.op == "LayerNormalization" and node.attrs.get("axis", -1) == -1:
-        return int(operand.shape[-1])
-    if node.op == "MatMul" and len(operand.shape) >= 2:
-        return int(operand.shape[-1])
-    if node.op == "Gemm":
-        return int(operand.shape[0 if node.attrs.get("transB", 0) else 1])
-    return None
+class FoldShape(Conversion):
+    """A shape of which every number is known becomes a constant."""
+
+    x = tensor()
+    output = op.Shape(x)
+
+    def check(self) -> None:
+        """Refuses a shape with an open number, and a name that must stay."""
+        refuse_public(self)
+        known = Sizes.of(self.model)
+        count = known.rank(self.x) if is_whole_shape(self.output) else None
+        if count is None:
+            raise Mismatch(f"{self.x.name!r} has an unknown number of axes, or only some are taken")
+        self.sizes = list(takewhile(lambda size: size is not None, (known.number(self.x, a) for a in range(-count, 0))))
+        if len(self.sizes) < count:
+            raise Mismatch(f"nothing in the model fixes all dimensions of {self.x.name!r}")
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Replaces the operator by the numbers."""
+        graph.bypass(self.output, graph.constant(f"{self.result.name}_value", np.asarray(self.sizes, np.int64)))
 
 
-def _cuts_in_front(node: gs.Node, operand: gs.Tensor | None) -> bool:
-    """True for an operator that acts on the first of several axes."""
-    if (rank(node.inputs[0]) or 0) < 2:
-        return False
-    if node.op != "Squeeze":
-        return not node.attrs.get("axis", 0)
-    axes = load_array(operand).tolist() if isinstance(operand, gs.Constant) else node.attrs.get("axes")
-    return bool(axes == [0])
+class RemoveExpandGuard(Conversion):
+    """What TorchScript writes before every Expand, 1 for each -1 of a shape, does nothing to a shape without any."""
+
+    shape = tensor()
+    minus, ones = const(), const()
+    output = op.Where(op.Equal(shape, minus), ones, shape)
+
+    def check(self) -> None:
+        """Refuses a shape that may hold what is replaced."""
+        refuse_public(self, self.shape)
+        known, length = Sizes.of(self.model), elements(self.shape)
+        numbers = [element(self.shape, place, known) for place in range(-(length or 0), 0)]
+        if not numbers or any(number is None or (isinstance(number, int) and number < 0) for number in numbers):
+            raise Mismatch(f"{self.shape.name!r} is not known to be without negative numbers")
+        if (self.array(self.minus) >= 0).any() or len(
+            {(length,), *(tuple(v.shape) for v in (self.minus, self.ones))}
+        ) > 1:
+            raise Mismatch(f"{self.minus.name!r} is not -1 for each number")
+
+    def rewrite(self, graph: Rewriter) -> None:
+        """Lets the readers read the shape."""
+        graph.bypass(self.output, self.shape)
 
 
-def _last_element(shape: gs.Tensor | None) -> int | None:
-    """The last number of the shape that a Reshape takes: a constant, or put together from parts."""
-    if shape is not None and shape.inputs and shape.inputs[0].op == "Concat" and not shape.inputs[0].domain:
-        shape = shape.inputs[0].inputs[-1]
-    if not isinstance(shape, gs.Constant) or len(shape.shape) != 1 or not shape.shape[0]:
-        return None
-    last = int(load_array(shape)[-1])
-    return last if last > 0 else None
-
-
-dimensions = (FoldDimension,)
+dimensions = (FoldDimension, FoldShape, FillShape, RemoveExpandGuard)

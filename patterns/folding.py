@@ -13,13 +13,18 @@ from quantonnx.declarations import Operator
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import Conversion, Mismatch, tensors
 
+from .public import refuse_public
+
 FOLDABLE = Operator(
     (
         *("Shape", "Gather", "Concat", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Range"),
         *("ConstantOfShape", "Expand", "Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Pow", "Equal", "Where", "Tile"),
+        *("And", "GatherElements", "Greater", "Less", "Max", "Min", "Mod", "Not", "Or", "Pad", "ScatterND"),
     )
 )
-BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Where"})
+BROADCAST = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Where", "And", "Greater", "Less", "Max", "Min", "Mod", "Or"}
+)
 LARGEST_NEW_CONSTANT = 1 << 20
 
 
@@ -34,8 +39,7 @@ class FoldConstants(Conversion):
         computed = next((v for v in self.operands if v.name and not isinstance(v, gs.Constant)), None)
         if computed is not None:
             raise Mismatch(f"{computed.name!r} is not a constant")
-        if any(self.result is output for output in self.model.graph.outputs) or self.result.name in self.model.captured:
-            raise Mismatch(f"{self.result.name!r} is an output of the graph or read by a body, and its name must stay")
+        refuse_public(self)
         try:
             self.value = self._computed()
         except Mismatch:

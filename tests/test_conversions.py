@@ -8,29 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import assert_same_results, match, operators, parse, read, why_not
 from quantonnx.patterns.conversions import MeanToGlobalPool, PadIntoConv, RemoveDropout, RemoveIdentity, conversions
+from transforming import converted, taken
 
 from quantonnx.matching import Matcher
 from quantonnx.model import Model
-from quantonnx.rewriting import Transformed, transform
+from quantonnx.rewriting import transform
 from quantonnx.target import get_target
 
 IMAGE = "agraph (float[1,2,6,6] x) => (float[N,C,H,W] y)"
-
-
-def converted(graph: str, *, opset: int = 17, outputs: tuple[str, ...] = ("y",)) -> Transformed:
-    """Returns the transformed model, after asserting that it computes the same, under the same names, and is finished."""
-    proto = parse(graph, opset=opset)
-    done = transform(proto, target="tensorrt")
-    assert_same_results(proto, done.model)
-    assert [output.name for output in done.model.graph.outputs] == list(outputs)
-    matcher = Matcher(done.model)
-    left = [c.__name__ for c in conversions for node in done.model.graph.nodes if matcher.match(c, node)]
-    assert not left
-    return done
-
-
-def taken(done: Transformed) -> list[str]:
-    return [step.pattern for step in done.plan.conversions]
 
 
 # ------------------------------------------------------------------------------------ constants

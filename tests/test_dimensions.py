@@ -43,9 +43,9 @@ LAST = {
 }
 
 
-def graph(nodes: str, outputs: str = "float[2,3,8] y") -> str:
+def graph(nodes: str, outputs: str = "float[N,3,8] y") -> str:
     """Returns a model that multiplies a value by a dimension `d` of a value `v`; nothing declares inner shapes."""
-    declared = "float[2,3,8] x, float[2,8,8] z"
+    declared = "float[N,3,8] x, float[1,8,8] z"
     return f"agraph ({declared}) => ({outputs}) <{CONSTANTS}> {{ e = Identity(x) {nodes} c = Cast<to=1>(d) y = Mul(e, c) }}"
 
 
@@ -79,7 +79,7 @@ def test_a_dimension_that_operators_fix_is_a_constant(form: str, taken: str) -> 
 def test_an_open_dimension_stays(nodes: str, reason: str) -> None:
     text = (
         graph(nodes)
-        .replace("float[2,3,8] x", "float[N,M,K] x")
+        .replace("float[N,3,8] x", "float[N,M,K] x")
         .replace("float[8,6] w", "float[1] one_last, float[8,6] w")
     )
     model = read(text)

@@ -6,10 +6,12 @@ import onnx
 from models import assert_same_results, parse
 from quantonnx.patterns.activation import gelus
 from quantonnx.patterns.attention import attentions
+from quantonnx.patterns.conversions import conversions
 from quantonnx.patterns.linear import embeddings
 from quantonnx.patterns.normalization import normalizations
 
 from quantonnx.config import QuantConfig
+from quantonnx.matching import Matcher
 from quantonnx.placement import place
 from quantonnx.rewriting import Transformed, transform
 from quantonnx.sites import Site
@@ -35,3 +37,20 @@ def sites(graph: str, *, target: Target = TARGET) -> list[Site]:
 def fused(done: Transformed) -> list[str]:
     """Returns the patterns that were applied, in the order of the graph."""
     return [step.pattern for step in done.matches if step.apply]
+
+
+def converted(graph: str, *, opset: int = 17, outputs: tuple[str, ...] = ("y",)) -> Transformed:
+    """Returns the transformed model, after asserting that it computes the same, under the same names, and is finished."""
+    proto = parse(graph, opset=opset)
+    done = transform(proto, target="tensorrt")
+    assert_same_results(proto, done.model)
+    assert [output.name for output in done.model.graph.outputs] == list(outputs)
+    matcher = Matcher(done.model)
+    left = [c.__name__ for c in conversions for node in done.model.graph.nodes if matcher.match(c, node)]
+    assert not left
+    return done
+
+
+def taken(done: Transformed) -> list[str]:
+    """Returns the conversions that were applied, in their order."""
+    return [step.pattern for step in done.plan.conversions]
