@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from quantonnx.collecting import uncollected
 from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError, PlanError
@@ -72,6 +73,7 @@ class Transformed:
     plan: Plan
 
 
+@uncollected()
 def make_plan(
     source: Source, *, target: str | Path | Target = "tensorrt", patterns: str | Path | Patterns = ()
 ) -> Plan:
@@ -84,6 +86,7 @@ def make_plan(
     return _plan(model, chosen, _shown_source(source))
 
 
+@uncollected()
 def transform(
     source: Source,
     *,
