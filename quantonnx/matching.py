@@ -237,7 +237,10 @@ def _bind_values(
 
     Returns where the first other operand stands.
     """
-    operands, inputs, values = declared.operands, node.inputs, dict(binding.values)
+    operands, inputs = declared.operands, node.inputs
+    if position == len(operands) or not isinstance(operands[position], ValueDeclaration):
+        return position, binding
+    values = dict(binding.values)
     while position < len(operands) and isinstance(operands[position], ValueDeclaration):
         operand, index = operands[position], order[position]
         if operand.many:
@@ -251,10 +254,9 @@ def _bind_values(
 
 
 def _orders(declared: NodeDeclaration, node: gs.Node) -> Iterable[tuple[int, ...]]:
-    count = len(declared.operands)
-    if count == 2 and len(node.inputs) == 2 and node.op in COMMUTATIVE:
+    if len(declared.operands) == 2 and len(node.inputs) == 2 and node.op in COMMUTATIVE:
         return ((0, 1), (1, 0))
-    return (tuple(range(count)),)
+    return (tuple(range(len(declared.operands))),)
 
 
 def _attributes_hold(declared: NodeDeclaration, node: gs.Node, binding: Binding, failure: Failure | None) -> bool:
