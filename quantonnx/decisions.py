@@ -7,7 +7,7 @@ from enum import Enum
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.element_types import ElementTypes
+from quantonnx.element_types import ElementTypes, type_name
 from quantonnx.errors import QuantonnxError, TargetError
 from quantonnx.pattern import Pattern
 from quantonnx.plan import Step
@@ -107,7 +107,7 @@ def _other_type(match: Pattern, target: Target, types: ElementTypes) -> str | No
     """On other types the target computes in float, with pairs slower than without; an unknown type passes."""
     for value in (value for point in match.qdq_points for value in match.values(point.declaration)):
         kind = types.of(value)
-        if kind is not None and kind.name not in target.float_types:
+        if kind is not None and type_name(kind) not in target.float_types:
             taken = " and ".join(sorted(target.float_types))
             found = f"{value.name!r} is {kind.name}, and {target.name} makes integer operators of {taken} only"
             return f"{found}: convert the model to float32 first"

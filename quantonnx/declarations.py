@@ -12,6 +12,8 @@ from typing import Any
 
 from quantonnx.errors import PatternError
 
+COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"})
+
 
 @dataclass(frozen=True, eq=False)
 class ValueDeclaration:
@@ -33,6 +35,11 @@ class NodeDeclaration:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     domain: str = ""
     open_ended: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The operators as people call them, with the domain where it is not ONNX's own."""
+        return [f"{self.domain}.{name}" if self.domain else name for name in self.ops]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +72,9 @@ def tensor() -> Any:
     return ValueDeclaration()
 
 
-def tensors() -> Any:
-    """Declares all remaining operands of an operator, as a tuple of tensors."""
-    return ValueDeclaration(many=True)
+def tensors(*, constant: bool = False) -> Any:
+    """Declares all remaining operands of an operator, as a tuple of tensors; with `constant` none is computed."""
+    return ValueDeclaration(constant=constant, many=True)
 
 
 def const(number: float | None = None, *, optional: bool = False) -> Any:

@@ -25,6 +25,12 @@ _NAMED_BY = {"Cast": "to", "ConstantOfShape": "value", "Constant": "value"}
 _TEXT = {"float": "float32", "double": "float64"}
 
 
+@lru_cache(maxsize=64)
+def type_name(kind: DType) -> str:
+    """Returns what numpy calls a type, which it puts together anew each time."""
+    return str(kind.name)
+
+
 class ElementTypes:
     """The element types of one model's values, found when asked for and remembered; all together in linear time."""
 
@@ -34,6 +40,8 @@ class ElementTypes:
 
     def of(self, value: gs.Tensor) -> DType | None:
         """Returns the element type of a value: declared, or as its operator's schema has it; None when unknown."""
+        if (told := self._at_once(value)) is not None:
+            return told
         pending, opened = [value], set()
         while pending:
             current = pending[-1]

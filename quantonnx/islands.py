@@ -31,6 +31,7 @@ T = TypeVar("T")
 LEAST_SAVING, LEAST_SHARE = 2.0, 0.005
 """Microseconds, and of the run in float: what saves less than both is not within what estimates can tell."""
 
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _LARGEST_GROUP = 6
 _CROWD = 16  # what has more neighbours does not hang on one of them, and looking at it for each would be quadratic
 
@@ -217,11 +218,21 @@ class _Islands:
 
     def _release_groups(self, reasons: dict[int, str]) -> None:
         """Releases neighbours that only pay together, grown from units that gain less than their conversions."""
+        if _LARGEST_GROUP * self._most_saved() < -self.least:
+            return  # in a large model no few operators save enough, and to try each group would be for nothing
         for unit in self.units:
             if unit.integer and len(unit.values) <= _CROWD and unit.gain < self._price(unit):
                 group, change = self._grown(unit)
                 if change < self.least:
                     self._release(group, change, reasons)
+
+    def _most_saved(self) -> float:
+        """No unit of a group can save more microseconds than this: all conversions around it, and what it loses."""
+        free = (unit for unit in self.units if unit.integer and unit.gain < inf and len(unit.values) <= _CROWD)
+        return max((sum(map(self._both_ways, unit.values)) - min(unit.gain, 0) for unit in free), default=0.0)
+
+    def _both_ways(self, value: _Value) -> float:
+        return sum(self.costs.float_costs[op].time(0, 2 * value.elements) for op in _CONVERSIONS)
 
     def _grown(self, unit: _Unit) -> tuple[list[_Unit], float]:
         group, change = [unit], self._change([unit])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.declarations import roots
+from quantonnx.declarations import COMMUTATIVE, roots
 from quantonnx.errors import PatternError, QuantonnxError
 from quantonnx.failures import Failure, FailureKind
 from quantonnx.pattern import (
@@ -32,7 +32,6 @@ from quantonnx.weights import load_array
 if TYPE_CHECKING:
     from quantonnx.model import Model
 
-COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Sum", "And", "Or", "Xor", "Equal"})
 _EMPTY = Binding({}, {})
 
 
@@ -121,12 +120,12 @@ def _refusal(found: Pattern) -> str | None:
 def _match_value(
     declared: Any, value: gs.Tensor | None, binding: Binding, failure: Failure | None
 ) -> Iterator[Binding]:
-    if isinstance(declared, ValueDeclaration):
+    if isinstance(declared, NodeDeclaration):
+        yield from _match_node(declared, value, binding, failure)
+    elif isinstance(declared, ValueDeclaration):
         values = dict(binding.values)
         if _bind(declared, value, values, len(binding.nodes), failure):
             yield Binding(values, binding.nodes)
-    elif isinstance(declared, NodeDeclaration):
-        yield from _match_node(declared, value, binding, failure)
     elif isinstance(declared, MaybeDeclaration):
         yield from _match_value(declared.expression, value, binding, failure)
         yield from _match_value(declared.otherwise, value, binding, failure)
@@ -158,6 +157,14 @@ def _bind(
     return known is value
 
 
+def _computed(values: Iterable[gs.Tensor], depth: int, failure: Failure | None) -> bool:
+    """True where one of the values that are there is not a constant."""
+    found = next((value for value in values if value.name and not isinstance(value, gs.Constant)), None)
+    if found is not None and failure is not None:
+        failure.note(depth, FailureKind.CONSTANT, lambda: f"{found.name!r} is not a constant")
+    return found is not None
+
+
 def _is_number(value: gs.Constant, number: float) -> bool:
     """True for one element that is the number, up to the rounding of its type."""
     if prod(value.shape) != 1:
@@ -181,7 +188,7 @@ def _match_node(
         return
     if node is None or node.op not in declared.ops or (node.domain or "") != declared.domain:
         if failure is not None:
-            failure.note_operators(len(binding.nodes), value, _named(declared))
+            failure.note_operators(len(binding.nodes), value, declared.names)
         return
     if node.outputs[0] is not value or not _attributes_hold(declared, node, binding, failure):
         return
@@ -230,11 +237,16 @@ def _bind_values(
 
     Returns where the first other operand stands.
     """
-    operands, inputs, values = declared.operands, node.inputs, dict(binding.values)
+    operands, inputs = declared.operands, node.inputs
+    if position == len(operands) or not isinstance(operands[position], ValueDeclaration):
+        return position, binding
+    values = dict(binding.values)
     while position < len(operands) and isinstance(operands[position], ValueDeclaration):
         operand, index = operands[position], order[position]
         if operand.many:
             values[id(operand)] = tuple(inputs[position:])
+            if operand.constant and _computed(values[id(operand)], len(binding.nodes), failure):
+                return None
         elif not _bind(operand, inputs[index] if index < len(inputs) else None, values, len(binding.nodes), failure):
             return None
         position += 1
@@ -242,10 +254,9 @@ def _bind_values(
 
 
 def _orders(declared: NodeDeclaration, node: gs.Node) -> Iterable[tuple[int, ...]]:
-    straight = tuple(range(len(declared.operands)))
-    if len(straight) == 2 and len(node.inputs) == 2 and node.op in COMMUTATIVE:
-        return (straight, (1, 0))
-    return (straight,)
+    if len(declared.operands) == 2 and len(node.inputs) == 2 and node.op in COMMUTATIVE:
+        return ((0, 1), (1, 0))
+    return (tuple(range(len(declared.operands))),)
 
 
 def _attributes_hold(declared: NodeDeclaration, node: gs.Node, binding: Binding, failure: Failure | None) -> bool:
@@ -271,10 +282,6 @@ def _accepts(wanted: Any, found: Any, node: gs.Node, name: str) -> bool:
             f"{type(error).__name__}: {error}",
             "an attribute that is absent comes as None",
         ) from error
-
-
-def _named(declared: NodeDeclaration) -> list[str]:
-    return [f"{declared.domain}.{name}" if declared.domain else name for name in declared.ops]
 
 
 def _plausible(declared: NodeDeclaration, node: gs.Node, order: tuple[int, ...]) -> bool:

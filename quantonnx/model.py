@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from quantonnx import exporting, importing, ordering, reading, writing
+from quantonnx.collecting import uncollected
 from quantonnx.errors import ModelError
 from quantonnx.importing import Extras
 from quantonnx.reading import Source
@@ -49,6 +50,7 @@ class Model:
         self._kept = kept
 
     @classmethod
+    @uncollected()
     def read(cls, source: Source | Model) -> Model:
         """Reads a path, bytes or a ModelProto, and copies a Model; ModelError says what is wrong with the source."""
         if isinstance(source, Model):
@@ -67,6 +69,7 @@ class Model:
         """The version of the file format that was read; files are written in one that ONNX Runtime reads."""
         return int(self.graph.ir_version)
 
+    @uncollected()
     def copy(self) -> Model:
         """Returns an independent model; the weights themselves are shared, since nothing changes them."""
         graph, kept = ordering.copy_graph(self.graph, self._kept)

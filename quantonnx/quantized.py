@@ -16,6 +16,7 @@ from quantonnx.calibration.ranges import RangeMethod, choose_range
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.collecting import uncollected
 from quantonnx.config import FixedRange, QuantConfig
 from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import CalibrationError, ConfigError, PlanError
@@ -94,6 +95,7 @@ class QuantizedModel:
         self.to_model().save(path, force=force, external_data=external_data)
 
 
+@uncollected()
 def insert_qdq(model: Model, matches: Matches, config: QuantConfig | None = None) -> QuantizedModel:
     """Returns where Q/DQ pairs will stand in a fused model: exactly at the points that the applied matches declare."""
     config = config or QuantConfig()

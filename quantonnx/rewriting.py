@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from quantonnx.collecting import uncollected
 from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError, PlanError
@@ -72,6 +73,7 @@ class Transformed:
     plan: Plan
 
 
+@uncollected()
 def make_plan(
     source: Source, *, target: str | Path | Target = "tensorrt", patterns: str | Path | Patterns = ()
 ) -> Plan:
@@ -84,6 +86,7 @@ def make_plan(
     return _plan(model, chosen, _shown_source(source))
 
 
+@uncollected()
 def transform(
     source: Source,
     *,
@@ -142,7 +145,7 @@ def _convert(model: Model, target: Target, plan: Plan | None) -> list[Step]:
     done: list[Step] = []
     while queue:
         node = queue.popleft()
-        found = next((m for p in index.at(node) if (m := matcher.match(p, node)) and _allowed(m, wanted)), None)
+        found = next((m for p in index.fitting(node) if (m := matcher.match(p, node)) and _allowed(m, wanted)), None)
         if found is None:
             continue
         if len(done) >= budget:
@@ -230,7 +233,7 @@ class _Candidates:
                 self._try(node, longer_than=0)
 
     def _try(self, node: gs.Node, *, longer_than: int) -> None:
-        for order, pattern in enumerate(self._index.at(node)):
+        for order, pattern in enumerate(self._index.fitting(node)):
             if longer_than and len(largest(pattern.root)) <= longer_than:
                 continue
             place = (self._positions[id(node)], order)

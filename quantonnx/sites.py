@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.element_types import ElementTypes
+from quantonnx.element_types import ElementTypes, type_name
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Role
@@ -192,7 +192,8 @@ def typed(sites: Iterable[Site], model: Model, types: ElementTypes) -> Iterator[
     tensors = model.tensors()
     for site in sites:
         kind = types.of(tensors[site.tensor])
-        yield site if kind is None else replace(site, float_type=kind.name)
+        name = site.float_type if kind is None else type_name(kind)
+        yield site if name == site.float_type else replace(site, float_type=name)
 
 
 def _joined(reasons: Iterable[str]) -> str:

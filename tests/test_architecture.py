@@ -20,6 +20,7 @@ LONGEST = 300
 # From the bottom up: a module imports only what stands before it. A package is one entry; inside, siblings are free.
 ORDER = [
     "errors",
+    "collecting",
     "formats",
     "costs",
     "declarations",

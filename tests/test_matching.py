@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from models import match, parse, producer, read, why_not
 
+from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError
 from quantonnx.matching import Matcher
 from quantonnx.model import Model
@@ -392,6 +393,42 @@ def test_the_index_finds_every_operator_that_a_match_can_end_in() -> None:
     model = read("agraph (float[4] a, float[4] b) => (float[4] y) { s = Add(a, b) y = Relu(s) }")
     assert index.at(producer(model, "y")) == [AddRelu, ConvRelu]
     assert index.at(producer(model, "s")) == []
+
+
+def test_the_index_leaves_out_what_the_operators_before_a_node_rule_out() -> None:
+    index = PatternIndex((AddRelu, ConvRelu, ConvSiLU))
+    model = read("agraph (float[4] a, float[4] b) => (float[4] y) { s = Add(a, b) y = Relu(s) }")
+    assert index.fitting(producer(model, "y")) == [AddRelu]
+
+
+@pytest.mark.parametrize("product", ["Mul(c, s)", "Mul(s, c)"])
+@pytest.mark.parametrize(
+    ("conv", "fits"), [("Conv(x, w, b)", True), ("Conv(x, w)", True), ("Conv(x, x)", False), ("Add(x, w)", False)]
+)
+def test_the_index_keeps_every_pattern_that_could_hold(product: str, conv: str, *, fits: bool) -> None:
+    model = read(f"{CONV} {{ c = {conv} s = Sigmoid(c) y = {product} }}")
+    assert PatternIndex((ConvSiLU,)).fitting(producer(model, "y")) == ([ConvSiLU] if fits else [])
+
+
+def test_the_index_looks_at_the_graph_as_it_is_now() -> None:
+    model = read(f"{CONV} {{ c = Conv(x, w) s = Sigmoid(c) y = Mul(c, s) }}")
+    index, node = PatternIndex((ConvSiLU,)), producer(model, "y")
+    assert index.fitting(node) == [ConvSiLU]
+    Rewriter(model).set_input(node, 1, model.find("x"))
+    assert index.fitting(node) == []
+
+
+def test_operands_can_be_asked_to_be_constants() -> None:
+    class Joined(Pattern):
+        parts = tensors(constant=True)
+        output = op.Concat(parts)
+
+    graph = "agraph (float[1] x) => (float[2] y) <float[1] w> {{ y = Concat<axis=0>(w, {0}) }}"
+    constant, computed = read(graph.format("w")), read(graph.format("x"))
+    assert match(Joined, constant) is not None
+    assert why_not(Joined, computed) == "'x' is not a constant"
+    assert PatternIndex((Joined,)).fitting(producer(constant, "y")) == [Joined]
+    assert PatternIndex((Joined,)).fitting(producer(computed, "y")) == []
 
 
 def test_a_node_without_outputs_matches_nothing() -> None:

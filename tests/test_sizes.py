@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 from models import feeds_of, operators, parse, read, run, why_not
-from transforming import converted, taken
-
 from quantonnx.patterns.dimensions import FillShape, FoldShape, RemoveExpandGuard
 from quantonnx.patterns.sizes import Sizes, Unnamed
+from transforming import converted, taken
 
 CONSTANTS = (
     "float[5,4,3,3] w, float[6,7] m, float[7,6] mt, float[4,6] g, float[6] bias, int64[2] two = {1, 3}, "
