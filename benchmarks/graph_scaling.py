@@ -63,7 +63,6 @@ def steps(proto: onnx.ModelProto, target: Target, asked: tuple[str, str]) -> dic
     planning = best_of(lambda: make_plan(proto, target=target))
     fused = transform(proto, target=target)
     placing = best_of(lambda: insert_qdq(fused.model, fused.matches))
-    del fused
     return dict(zip(OWN, (planning, placing, best_of(lambda: explain(proto, target, asked))), strict=True))
 
 

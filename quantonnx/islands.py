@@ -8,25 +8,17 @@ make the estimate shorter; then whole regions that do not pay. Linear in the gra
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from math import inf
-from typing import TypeVar
-
-import onnx_graphsurgeon as gs
 
 from quantonnx.costs import CostModel
-from quantonnx.estimates import elements, estimated_times
 from quantonnx.model import Model
-from quantonnx.pattern import Edge, Pattern, Role
-from quantonnx.shapes import infer_shapes
-from quantonnx.sites import moves
+from quantonnx.pattern import Pattern
 from quantonnx.target import Target
+from quantonnx.units import Unit, UnitGraph, Value, around, distinct
 
 SHORTEST_RUN = 50.0
 """Microseconds: in a model that runs shorter, operators do not decide its speed, and none is released."""
-
-T = TypeVar("T")
 
 LEAST_SAVING, LEAST_SHARE = 2.0, 0.005
 """Microseconds, and of the run in float: what saves less than both is not within what estimates can tell."""
@@ -36,30 +28,6 @@ _LARGEST_GROUP = 6
 _CROWD = 16  # what has more neighbours does not hang on one of them, and looking at it for each would be quadratic
 
 
-@dataclass
-class _Unit:
-    """A match that may be an integer operator: what it gains in microseconds, and the values around it."""
-
-    match: Pattern
-    float_time: float
-    gain: float
-    closes: bool
-    integer: bool = True
-    values: list[_Value] = field(default_factory=list)
-    reads: list[_Value] = field(default_factory=list)
-
-
-@dataclass
-class _Value:
-    """A value between operators: who gives it, who may read its codes, and whether anyone reads real numbers."""
-
-    elements: int
-    giver: _Unit | None = None
-    readers: list[_Unit] = field(default_factory=list)
-    integer_readers: int = 0
-    read_in_float: bool = False
-
-
 def slower_in_integers(model: Model, matches: Sequence[Pattern], target: Target) -> dict[int, str]:
     """Returns the positions in `matches` that stay in float because that is faster, with the reason.
 
@@ -67,31 +35,18 @@ def slower_in_integers(model: Model, matches: Sequence[Pattern], target: Target)
     """
     if target.costs is None or not matches:
         return {}
-    islands = _Islands(model, matches, target, target.costs)
+    islands = _Islands(UnitGraph(model, matches, target, target.costs), target.costs)
     if islands.float_time < SHORTEST_RUN:
         return {}
     return islands.released()
 
 
 class _Islands:
-    def __init__(self, model: Model, matches: Sequence[Pattern], target: Target, costs: CostModel) -> None:
+    def __init__(self, graph: UnitGraph, costs: CostModel) -> None:
         self.costs = costs
-        self.shapes = infer_shapes(model)
-        self.passing = target.same_scale | target.transparent
-        self.units = [self._unit(match) for match in matches]
+        self.units = graph.units
         self.float_time = sum(unit.float_time for unit in self.units)
         self.least = -min(LEAST_SAVING, LEAST_SHARE * self.float_time)
-        self.values: dict[str, _Value] = {}
-        self.public = {output.name for output in model.graph.outputs} | model.captured
-        self.read_by: dict[int, list[tuple[gs.Node, int]]] = {}
-        for node in model.graph.nodes:
-            for index, value in enumerate(node.inputs):
-                self.read_by.setdefault(id(value), []).append((node, index))
-        points = ((unit.match, point) for unit in self.units for point in unit.match.qdq_points)
-        self.claimed = {value.name for match, point in points for value in match.values(point.declaration)}
-        self.results = {unit.match.result.name for unit in self.units}
-        self.origins: dict[str, gs.Tensor] = {}
-        self._connect()
 
     def released(self) -> dict[int, str]:
         """Returns the units that are better off in float."""
@@ -103,70 +58,7 @@ class _Islands:
         self._release_regions(reasons)
         return {position: reasons[id(unit)] for position, unit in enumerate(self.units) if not unit.integer}
 
-    def _unit(self, match: Pattern) -> _Unit:
-        closes = any(point.role is Role.OUTPUT for point in match.qdq_points)
-        times = estimated_times(match, self.costs, self.shapes)
-        return _Unit(match, *((times[0], times[0] - times[1]) if times else (0.0, inf)), closes)
-
-    def _connect(self) -> None:
-        owners: dict[Edge, _Unit] = {}
-        for unit in self.units:
-            for point in unit.match.qdq_points:
-                if point.role.on_activation and point.role is not Role.OUTPUT:
-                    owners.update((edge, unit) for edge in unit.match.edges(point.declaration))
-        for unit in self.units:
-            self._value(unit.match.result, owners).giver = unit
-            for point in unit.match.qdq_points:
-                if point.role.on_activation and point.role is not Role.OUTPUT:
-                    for value in unit.match.values(point.declaration):
-                        self._value(self._origin(value), owners)
-        for value in self.values.values():
-            value.integer_readers = len(value.readers)
-            for unit in value.readers:
-                unit.reads.append(value)
-            for unit in _around(value):
-                unit.values.append(value)
-
-    def _value(self, tensor: gs.Tensor, owners: Mapping[Edge, _Unit]) -> _Value:
-        found = self.values.get(tensor.name)
-        if found is None:
-            found = self.values[tensor.name] = _Value(elements(self.shapes.get(tensor.name)))
-            for owner in self._readers(tensor, owners):
-                if owner is None:
-                    found.read_in_float = True
-                else:
-                    found.readers.append(owner)
-        return found
-
-    def _readers(self, tensor: gs.Tensor, owners: Mapping[Edge, _Unit]) -> Iterator[_Unit | None]:
-        """Yields who reads a value, through operators that only move it; None for a reader of real numbers."""
-        pending = [tensor]
-        while pending:
-            value = pending.pop()
-            if value.name in self.public:
-                yield None
-            for node, index in self.read_by.get(id(value), ()):
-                owner = owners.get(Edge(node.name, index))
-                if owner is None and index == 0 and moves(node, self.passing):
-                    pending += node.outputs
-                else:
-                    yield owner if self._origin(value) is tensor else None
-
-    def _origin(self, value: gs.Tensor) -> gs.Tensor:
-        """The value whose codes come here through operators that only move them: the farthest claimed one, or what
-        a match gives to this reader alone."""
-        known = self.origins.get(value.name)
-        if known is None:
-            known, alone, walked = value, True, value
-            while walked.inputs and moves(walked.inputs[0], self.passing) and walked.inputs[0].inputs:
-                alone = alone and len(self.read_by.get(id(walked), ())) == 1
-                walked = walked.inputs[0].inputs[0]
-                if walked.name in self.claimed or (alone and walked.name in self.results):
-                    known = walked
-            self.origins[value.name] = known
-        return known
-
-    def _conversions(self, value: _Value) -> float:
+    def _conversions(self, value: Value) -> float:
         """The microseconds that a value costs in conversions as things stand.
 
         An integer operator writes codes at no cost where nobody reads anything else.
@@ -182,16 +74,16 @@ class _Islands:
             spent += self.costs.float_costs["DequantizeLinear"].time(0, 2 * value.elements)
         return spent
 
-    def _change(self, units: Sequence[_Unit]) -> float:
+    def _change(self, units: Sequence[Unit]) -> float:
         """The microseconds that it adds to put integer units into float; negative when that is faster."""
-        values = _distinct(value for unit in units for value in unit.values)
+        values = distinct(value for unit in units for value in unit.values)
         before = sum(map(self._conversions, values))
         self._switch(units, integer=False)
         after = sum(map(self._conversions, values))
         self._switch(units, integer=True)
         return sum(unit.gain for unit in units) + after - before
 
-    def _switch(self, units: Sequence[_Unit], *, integer: bool) -> None:
+    def _switch(self, units: Sequence[Unit], *, integer: bool) -> None:
         for unit in units:
             unit.integer = integer
             for value in unit.reads:
@@ -231,10 +123,11 @@ class _Islands:
         free = (unit for unit in self.units if unit.integer and unit.gain < inf and len(unit.values) <= _CROWD)
         return max((sum(map(self._both_ways, unit.values)) - min(unit.gain, 0) for unit in free), default=0.0)
 
-    def _both_ways(self, value: _Value) -> float:
-        return sum(self.costs.float_costs[op].time(0, 2 * value.elements) for op in _CONVERSIONS)
+    def _both_ways(self, value: Value) -> float:
+        costs = (self.costs.float_costs[op] for op in _CONVERSIONS if op in self.costs.float_costs)
+        return sum(cost.time(0, 2 * value.elements) for cost in costs)
 
-    def _grown(self, unit: _Unit) -> tuple[list[_Unit], float]:
+    def _grown(self, unit: Unit) -> tuple[list[Unit], float]:
         group, change = [unit], self._change([unit])
         while change >= self.least and len(group) < _LARGEST_GROUP:
             near = [other for other in self._neighbours(group) if other.gain < inf]
@@ -265,28 +158,28 @@ class _Islands:
                 if change < 0:
                     self._release(region, change, reasons)
 
-    def _region(self, unit: _Unit) -> list[_Unit]:
+    def _region(self, unit: Unit) -> list[Unit]:
         region, seen, passed = [unit], {id(unit)}, set[int]()
         for known in region:
             for value in known.values:
                 if id(value) not in passed:
                     passed.add(id(value))
-                    around = [other for other in _around(value) if other.integer and id(other) not in seen]
-                    seen.update(map(id, around))
-                    region += around
+                    near = [other for other in around(value) if other.integer and id(other) not in seen]
+                    seen.update(map(id, near))
+                    region += near
         return region
 
-    def _neighbours(self, units: Sequence[_Unit]) -> list[_Unit]:
+    def _neighbours(self, units: Sequence[Unit]) -> list[Unit]:
         inside = {id(unit) for unit in units}
         values = (value for unit in units for value in unit.values if len(value.readers) <= _CROWD)
-        around = _distinct(other for value in values for other in _around(value))
-        free = [other for other in around if other.integer and id(other) not in inside]
+        near = distinct(other for value in values for other in around(value))
+        free = [other for other in near if other.integer and id(other) not in inside]
         return [other for other in free if len(other.values) <= _CROWD]
 
-    def _price(self, unit: _Unit) -> float:
+    def _price(self, unit: Unit) -> float:
         return sum(self.costs.float_costs["QuantizeLinear"].time(0, 2 * value.elements) for value in unit.values)
 
-    def _release(self, units: Sequence[_Unit], change: float, reasons: dict[int, str]) -> None:
+    def _release(self, units: Sequence[Unit], change: float, reasons: dict[int, str]) -> None:
         gain = sum(unit.gain for unit in units)
         told = (
             f"integers would gain {gain:.1f} µs and cost {gain - change:.1f} µs of conversions"
@@ -297,11 +190,3 @@ class _Islands:
         self._switch(units, integer=False)
         for unit in units:
             reasons[id(unit)] = f"float is faster here: {told}{together}, as estimated"
-
-
-def _around(value: _Value) -> list[_Unit]:
-    return _distinct([*([value.giver] if value.giver else []), *value.readers])
-
-
-def _distinct(found: Iterable[T]) -> list[T]:
-    return list({id(item): item for item in found}.values())

@@ -49,6 +49,7 @@ ORDER = [
     "decisions",
     "claims",
     "estimates",
+    "units",
     "islands",
     "placement",
     "insertion",
