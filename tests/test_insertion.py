@@ -148,7 +148,7 @@ def test_a_shape_is_read_off_the_codes() -> None:
     """Through the pair it would cost a conversion of the whole value, before it it would undo the fusion with Conv."""
     graph = (
         "agraph (float[N,64,H,W] x) => (float[N,C,H,W] y, float[D] d) <float[64,64,3,3] w> "
-        "{ c = Conv(x, w) y = Relu(c) s = Shape(y) d = Cast<to=1>(s) }"
+        "{ c = Conv<pads=[1,1,1,1]>(x, w) y = Relu(c) s = Shape(y) d = Cast<to=1>(s) }"
     )
     proto = quantized(graph, "onnxruntime").to_onnx()
     (shape,) = (node for node in proto.graph.node if node.op_type == "Shape")
