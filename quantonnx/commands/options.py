@@ -68,7 +68,7 @@ class TargetOptions:
             "--target",
             "-t",
             metavar="NAME",
-            help="tensorrt (the default), onnxruntime, or a target file.",
+            help="tensorrt (the default), onnxruntime, openvino, or a target file.",
             rich_help_panel=_TARGET,
         ),
     ] = None
