@@ -34,12 +34,17 @@ class Step:
 
 @dataclass
 class Plan:
-    """All steps of one model for one target, editable: `plan["layer1.0.conv1"].apply = False`."""
+    """All steps of one model for one target, editable: `plan["layer1.0.conv1"].apply = False`.
+
+    `left_in_float` tells a reader what placement will decide against, as `name` and `reason`; it is decided anew when
+    the plan is used.
+    """
 
     model: str
     target: str
     conversions: list[Step] = field(default_factory=list)
     fusions: list[Step] = field(default_factory=list)
+    left_in_float: list[dict[str, str]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.fusions)
@@ -63,7 +68,8 @@ class Plan:
         """Returns the plan as YAML text."""
         content = {"model": self.model, "target": self.target}
         steps = {key: [_shown(step) for step in getattr(self, key)] for key in ("conversions", "fusions")}
-        return yaml.safe_dump({**content, **steps}, sort_keys=False, width=120)
+        told = {"left_in_float": self.left_in_float} if self.left_in_float else {}
+        return yaml.safe_dump({**content, **steps, **told}, sort_keys=False, width=120)
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as a YAML file."""
@@ -83,14 +89,15 @@ class Plan:
     @classmethod
     def from_dict(cls, content: Any, where: str = "the plan") -> Plan:
         """Builds a plan from its YAML content."""
-        known = {"model", "target", "conversions", "fusions"}
+        known = {"model", "target", "conversions", "fusions", "left_in_float"}
         if not isinstance(content, dict) or not known >= set(content):
             raise PlanError(f"{where} is not a plan", f"expected the keys {', '.join(sorted(known))}")
         steps = {
             key: [_step(entry, f"{where}: {key}[{i}]") for i, entry in enumerate(_list(content, key, where))]
             for key in ("conversions", "fusions")
         }
-        return cls(str(content.get("model", "")), str(content.get("target", "")), **steps)
+        told = [entry for entry in _list(content, "left_in_float", where) if isinstance(entry, dict)]
+        return cls(str(content.get("model", "")), str(content.get("target", "")), **steps, left_in_float=told)
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -182,7 +182,7 @@ def test_switching_an_overlap_on_does_not_apply_both() -> None:
         ("[1, 2", "is not a plan"),
         ("- a", "is not a plan; expected the keys"),
         ("", "is not a plan"),
-        ("fusion: []", "expected the keys conversions, fusions, model, target"),
+        ("fusion: []", "expected the keys conversions, fusions, left_in_float, model, target"),
         ("fusions: [3]", r"fusions\[0\] is 3; expected a mapping"),
         ("fusions: 3", "fusions is 3"),
         ("fusions: [{pattern: A}]", r"fusions\[0\] names no pattern and output"),
@@ -209,3 +209,10 @@ def test_a_plan_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(PlanError, match="is not a plan"):
         Plan.load(tmp_path / "plan.yaml")
+
+
+def test_a_plan_tells_what_placement_decides_against_and_takes_it_back(tmp_path: Path) -> None:
+    plan = make_plan(parse(MODEL))
+    plan.left_in_float = [{"name": "y", "reason": "float is faster here"}]
+    plan.save(tmp_path / "plan.yaml")
+    assert Plan.load(tmp_path / "plan.yaml").left_in_float == plan.left_in_float

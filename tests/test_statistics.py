@@ -54,6 +54,13 @@ def test_merging_is_one_pass(x, data):
     assert_same(left, statistics(x))
 
 
+def test_the_smallest_negative_numbers_merge_into_a_wide_range():
+    x = np.array([[-1e-45], [1e30]], np.float32)
+    left = statistics(x[:1])
+    left.merge(statistics(x[1:]))
+    assert_same(left, statistics(x))
+
+
 def test_large_samples_do_not_depend_on_batching_or_merging():
     x = heavy_tailed(4, 5 * COUNTED_PER_SAMPLE)
     x[3] *= 100

@@ -17,7 +17,8 @@ from quantonnx.errors import CalibrationError
 
 Array = NDArray[Any]
 
-HALF_BINS = 4096
+_HALF_EXPONENT = 12
+HALF_BINS = 1 << _HALF_EXPONENT
 """Bins on each side of zero: at least 2048 of them between zero and the value farthest from it."""
 
 COUNTED_PER_SAMPLE = 16384
@@ -141,6 +142,8 @@ class TensorStatistics:
     def _bins(self, values: Array) -> Array:
         scaled = values * np.float32(math.ldexp(HALF_BINS, -self._exponent))
         bins = np.floor(scaled, out=scaled).astype(np.intp)
+        if self._exponent > _HALF_EXPONENT:  # the smallest negative numbers have become 0 by the scale
+            bins[(bins == 0) & (values < 0)] = -1
         bins += HALF_BINS
         return bins
 

@@ -35,7 +35,9 @@ def plan(
 ) -> None:
     """Show what would be done, as text to edit or as a picture; `quantize --plan` then does that."""
     from quantonnx import summary
+    from quantonnx.quantized import insert_qdq
     from quantonnx.rewriting import make_plan
+    from quantonnx.rewriting import transform as fuse
 
     if out is not None:
         check_out(out, force=picture.force)
@@ -48,7 +50,13 @@ def plan(
         made = make_plan(source, target=target)
         made.model = model.name
         stage.detail = f"{len(made.fusions)} fusions, {len(made.conversions)} conversions for {target.name}"
-    run.result |= summary.plan(made)
+    with run.stage("place", "place") as stage:
+        fused = fuse(source, target=target, plan=made)
+        placed = insert_qdq(fused.model, fused.matches)
+        made.left_in_float = [{"name": left.name, "reason": left.reason} for left in placed.decisions]
+        counts = summary.pairs(placed)
+        stage.detail = f"{counts['activation']} activation pairs, {counts['weight']} weights"
+    run.result |= {"pairs": counts, **summary.plan(made), "excluded": made.left_in_float}
     picture.save(run, source, f"{model.name} for {target.name}", target=target, plan=made)
     if out is None:
         if picture.svg is None:
