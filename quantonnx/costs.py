@@ -29,9 +29,12 @@ class CostModel:
     """The costs of a target by kind of operator: an ONNX operator, or `depthwise`, `grouped` (of Conv) and `product`
     (a MatMul of two activations). `QuantizeLinear` and `DequantizeLinear` are among the float ones.
 
-    With `fuses_conversions` an integer operator writes codes, or real numbers, at no cost of its own.
+    With `fuses_conversions` an integer operator writes codes, or real numbers, at no cost of its own. With
+    `fills_gaps` the runtime makes integers by itself of an operator with a weight that stands between pairs, with one
+    scale for the whole weight: none is left in float there.
     """
 
     float_costs: Mapping[str, Cost]
     integer_costs: Mapping[str, Cost]
     fuses_conversions: bool = False
+    fills_gaps: bool = False

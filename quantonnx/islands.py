@@ -56,6 +56,8 @@ class _Islands:
         self._release_singly(reasons)
         self._restore(reasons)
         self._release_regions(reasons)
+        while self.costs.fills_gaps and self._fill_gaps(reasons):
+            pass
         return {position: reasons[id(unit)] for position, unit in enumerate(self.units) if not unit.integer}
 
     def _conversions(self, value: Value) -> float:
@@ -148,6 +150,14 @@ class _Islands:
                 else:
                     self._switch([unit], integer=False)
 
+    def _fill_gaps(self, reasons: dict[int, str]) -> bool:
+        """Takes back operators with a weight between pairs; True if there were any."""
+        found = [unit for unit in self.units if not unit.integer and unit.has_weight and _between_pairs(unit)]
+        self._switch(found, integer=True)
+        for unit in found:
+            del reasons[id(unit)]
+        return bool(found)
+
     def _release_regions(self, reasons: dict[int, str]) -> None:
         seen: set[int] = set()
         for unit in self.units:
@@ -190,3 +200,10 @@ class _Islands:
         self._switch(units, integer=False)
         for unit in units:
             reasons[id(unit)] = f"float is faster here: {told}{together}, as estimated"
+
+
+def _between_pairs(unit: Unit) -> bool:
+    """True where a unit in float reads nothing but codes, and gives what is only read as codes."""
+    reads_codes = all(v.giver is not None and v.giver.integer and v.giver.closes for v in unit.reads)
+    results = [value for value in unit.values if value.giver is unit]
+    return reads_codes and all(value.integer_readers and not value.read_in_float for value in results)

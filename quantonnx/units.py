@@ -28,6 +28,7 @@ class Unit:
     float_time: float
     gain: float
     closes: bool
+    has_weight: bool
     integer: bool = True
     values: list[Value] = field(default_factory=list)
     reads: list[Value] = field(default_factory=list)
@@ -65,9 +66,10 @@ class UnitGraph:
         self._connect()
 
     def _unit(self, match: Pattern) -> Unit:
-        closes = any(point.role is Role.OUTPUT for point in match.qdq_points)
+        roles = {point.role for point in match.qdq_points}
         times = estimated_times(match, self.costs, self.shapes)
-        return Unit(match, *((times[0], times[0] - times[1]) if times else (0.0, inf)), closes)
+        exact, gain = (times[0], times[0] - times[1]) if times else (0.0, inf)
+        return Unit(match, exact, gain, closes=Role.OUTPUT in roles, has_weight=Role.WEIGHT in roles)
 
     def _connect(self) -> None:
         owners: dict[Edge, Unit] = {}

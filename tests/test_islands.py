@@ -123,3 +123,14 @@ def test_a_model_without_anything_to_quantize_is_still_refused() -> None:
     graph = "agraph (float[4] x) => (float[4] y) { y = Neg(x) }"
     with pytest.raises(PlanError, match="no pair was placed"):
         quantize(parse(graph), [{"x": np.ones(4, np.float32)}], target="onnxruntime")
+
+
+def test_no_operator_with_a_weight_is_left_between_pairs_where_the_runtime_would_quantize_it_itself() -> None:
+    graph = (
+        "agraph (float[1,64,32,32] x) => (float[N,C,H,W] y) <float[64,1,3,3] d, float[64,64,3,3] w> "
+        "{ a = Conv(x, w) b = Conv<group=64>(a, d) y = Conv(b, w) }"
+    )
+    target = priced(gains={"Conv": (500, 20), "depthwise": (20, 90)}, conversion=10)
+    assert released(placed(graph, target)) == {"b"}
+    filling = replace(target, costs=replace(target.costs, fills_gaps=True))
+    assert not released(placed(graph, filling))

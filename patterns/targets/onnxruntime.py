@@ -74,6 +74,7 @@ costs = CostModel(
         "Sigmoid": Cost(299, 0, 0.135),
         "GlobalAveragePool": Cost(1890, 0, 0.0429),
     },
+    fills_gaps=True,
 )
 
 
