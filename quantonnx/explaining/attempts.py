@@ -28,12 +28,13 @@ def attempts(matcher: Matcher, target: Target, node: gs.Node, taken: Collection[
 
 def elsewhere(matcher: Matcher, target: Target, node: gs.Node, value: str | None = None) -> Iterator[str]:
     """Yields which other shipped targets would quantize a node, or put a pair on `value` for it."""
+    types = ElementTypes(matcher.model)
     for other in known_targets().values():
         if other.name == target.name:
             continue
         for pattern in other.patterns:
             found = next(_matches(matcher, pattern, node), None) if pattern.qdq_points else None
-            if found is None or refusal(_step(found), found, other, ElementTypes(matcher.model)) is not None:
+            if found is None or refusal(_step(found), found, other, types) is not None:
                 continue
             points = [point for point in found.qdq_points if value is None or _stands_on(point, found, value)]
             if points:
