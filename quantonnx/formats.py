@@ -6,6 +6,7 @@ Numpy only, with the arithmetic of ONNX QuantizeLinear and DequantizeLinear.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,31 @@ SMALLEST_RANGE = 1e-8
 _TENSOR_PROTO_TYPES = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5}
 
 
+class ScaleType(StrEnum):
+    """Which numbers a scale may be: any float, powers of two (shifts in hardware), or those of float16."""
+
+    FLOAT = "float"
+    POWER_OF_TWO = "power_of_two"
+    FLOAT16 = "float16"
+
+
+class Rounding(StrEnum):
+    """How a weight becomes a code; activations are rounded half to even, as QuantizeLinear does."""
+
+    HALF_EVEN = "half_even"
+    HALF_AWAY = "half_away"
+    FLOOR = "floor"
+    STOCHASTIC = "stochastic"
+
+
+class Storage(StrEnum):
+    """The type that weight codes of less than 8 bits have in the file: int8, which keeps integer kernels, or the
+    native int4, uint4, int2 or uint2."""
+
+    NARROWED = "narrowed"
+    NATIVE = "native"
+
+
 @dataclass(frozen=True, eq=False)
 class Parameters:
     """The numbers of one Q/DQ pair: float `scale`, integer `zero_point`; 0-d, or 1-d per channel."""
@@ -34,7 +60,9 @@ class TensorFormat:
     """How real numbers become integers of `n_bits` (2 to 16).
 
     `symmetric` pins zero to a fixed code; `narrow_range` drops the lowest signed code (−127…127);
-    `axis` gives each channel along it a scale of its own, None one scale to the whole tensor.
+    `axis` gives each channel along it a scale of its own, None one scale to the whole tensor; with `group_size` it is
+    the axis along which that many values share a scale, each position of the other axes having its own. `float8` is
+    E4M3FN in place of integers. `seed` is for stochastic rounding.
     Raises ConfigError where the combination makes no sense.
     """
 
@@ -43,6 +71,12 @@ class TensorFormat:
     symmetric: bool = True
     narrow_range: bool = False
     axis: int | None = None
+    group_size: int | None = None
+    float8: bool = False
+    scale_type: ScaleType = ScaleType.FLOAT
+    rounding: Rounding = Rounding.HALF_EVEN
+    seed: int = 0
+    storage: Storage = Storage.NARROWED
 
     def __post_init__(self) -> None:
         if isinstance(self.n_bits, bool) or not isinstance(self.n_bits, int) or not 2 <= self.n_bits <= 16:
@@ -61,14 +95,14 @@ class TensorFormat:
         return (1 << (self.n_bits - self.signed)) - 1
 
     @property
-    def storage(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[Any]:
         """The smallest numpy integer type of at least 8 bits that holds the codes."""
         return np.dtype(f"{'' if self.signed else 'u'}int{8 if self.n_bits <= 8 else 16}")
 
     @property
     def onnx_dtype(self) -> int:
-        """`storage` as a value of onnx.TensorProto.DataType."""
-        return _TENSOR_PROTO_TYPES[self.storage.name]
+        """`dtype` as a value of onnx.TensorProto.DataType."""
+        return _TENSOR_PROTO_TYPES[self.dtype.name]
 
     def extremes(self, x: Array) -> tuple[Array, Array]:
         """Return the float32 minimum and maximum of `x` and 0, per channel along `axis` if there is one."""
@@ -93,7 +127,7 @@ class TensorFormat:
         else:
             scale, zero_point = self._asymmetric(low, high)
         reach = np.maximum(zero_point - self.qmin, self.qmax - zero_point)
-        return Parameters(_rounded(scale, reach, float_type), zero_point.astype(self.storage))
+        return Parameters(_rounded(scale, reach, float_type), zero_point.astype(self.dtype))
 
     def _symmetric(self, low: Array, high: Array) -> tuple[Array, Array]:
         largest = np.maximum(np.maximum(abs(low), abs(high)), SMALLEST_RANGE)
@@ -110,7 +144,7 @@ class TensorFormat:
 
 
 def quantize(x: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
-    """Return the codes of the real values `x`, of the same shape and of type `fmt.storage`.
+    """Return the codes of the real values `x`, of the same shape and of type `fmt.dtype`.
 
     Divides in float32, rounds half to even and saturates: ONNX Runtime's QuantizeLinear, bit for bit.
     """
@@ -120,7 +154,7 @@ def quantize(x: Array, parameters: Parameters, fmt: TensorFormat) -> Array:
     np.rint(codes, out=codes)
     codes += zero_point.astype(np.float32)
     np.clip(codes, fmt.qmin, fmt.qmax, out=codes)
-    return codes.astype(fmt.storage)
+    return codes.astype(fmt.dtype)
 
 
 def dequantize(codes: Array, parameters: Parameters, fmt: TensorFormat) -> Array:

@@ -101,7 +101,7 @@ class _Writer:
         quantized = self.editor.insert(
             "QuantizeLinear", [value, scale, zero_point], f"{name}_QuantizeLinear", dict(attrs)
         )
-        quantized.dtype = fmt.storage
+        quantized.dtype = fmt.dtype
         result = self.editor.insert(
             "DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear", attrs
         )

@@ -255,7 +255,7 @@ def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:
         scale = np.asarray(fixed.scale).astype(site.float_type)
     if not 0 < scale < np.inf:
         raise ConfigError(f"fixed: {site.tensor!r} has scale {fixed.scale}, which {site.float_type} cannot hold")
-    return Parameters(scale, np.asarray(fixed.zero_point, site.format.storage))
+    return Parameters(scale, np.asarray(fixed.zero_point, site.format.dtype))
 
 
 def _methods(quantized: QuantizedModel) -> dict[str, RangeMethod]:

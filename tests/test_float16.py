@@ -188,7 +188,7 @@ def test_no_code_means_nothing_or_infinity(fmt: TensorFormat, low: float, high: 
     parameters = fmt.parameters(low, high, float_type)
     assert parameters.scale.dtype == float_type
     assert parameters.scale > 0
-    codes = np.array([fmt.qmin, fmt.qmax], fmt.storage)
+    codes = np.array([fmt.qmin, fmt.qmax], fmt.dtype)
     assert np.isfinite(dequantize(codes, parameters, fmt)).all()
 
 

@@ -63,8 +63,8 @@ def runtime_codes(x, parameters, fmt):
     ],
 )
 def test_codes_and_storage(fmt, qmin, qmax, storage):
-    assert (fmt.qmin, fmt.qmax, fmt.storage) == (qmin, qmax, np.dtype(storage))
-    assert helper.tensor_dtype_to_np_dtype(fmt.onnx_dtype) == fmt.storage
+    assert (fmt.qmin, fmt.qmax, fmt.dtype) == (qmin, qmax, np.dtype(storage))
+    assert helper.tensor_dtype_to_np_dtype(fmt.onnx_dtype) == fmt.dtype
 
 
 @pytest.mark.parametrize("n_bits", [1, 17, 8.0, True])
@@ -97,7 +97,7 @@ def test_parameters(fmt, low, high, scale, zero_point):
     assert parameters.scale == np.float32(scale)
     assert parameters.zero_point == zero_point
     assert parameters.scale.dtype == np.float32
-    assert parameters.zero_point.dtype == fmt.storage
+    assert parameters.zero_point.dtype == fmt.dtype
 
 
 @pytest.mark.parametrize(("low", "high"), [(np.nan, 1), (-np.inf, 1), (0, np.inf), (2, 1)])

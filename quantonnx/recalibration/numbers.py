@@ -33,7 +33,7 @@ class Numbers:
     @property
     def key(self) -> tuple[bytes, bytes, str]:
         """What is equal where two pairs have the same numbers."""
-        return self.scale.tobytes(), self.zero_point.tobytes(), self.format.storage.name
+        return self.scale.tobytes(), self.zero_point.tobytes(), self.format.dtype.name
 
     @property
     def is_rectifier(self) -> bool:
