@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quantonnx.commands import configuring
 from quantonnx.commands.checking import check
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
@@ -35,6 +36,11 @@ app = typer.Typer(
 )
 for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, check, targets):
     app.command()(command(_function))
+
+_config = typer.Typer(help="What a configuration comes to on a model; a file to start from; a schema for editors.")
+for _function in (configuring.show, configuring.init, configuring.schema):
+    _config.command()(command(_function, f"config {_function.__name__}"))
+app.add_typer(_config, name="config", no_args_is_help=True)
 
 
 def _show_version(wanted: bool) -> None:
