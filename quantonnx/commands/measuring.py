@@ -56,7 +56,7 @@ def calibrate(
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax, moving_average, histogram (= mse), percentile[:99.99], entropy or mse.",
+            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99] or entropy.",
         ),
     ] = "minmax",
 ) -> None:
