@@ -20,6 +20,7 @@ LONGEST = 300
 # From the bottom up: a module imports only what stands before it. A package is one entry; inside, siblings are free.
 ORDER = [
     "errors",
+    "version",
     "collecting",
     "formats",
     "costs",
@@ -54,8 +55,10 @@ ORDER = [
     "placement",
     "insertion",
     "algorithms",
+    "surveying",
     "range_conflicts",
     "quantized",
+    "reusing",
     "pipeline",
     "verification",
     "timing",

@@ -142,25 +142,25 @@ class TensorStatistics:
 
 
 class ChannelMeans:
-    """The running mean of each channel of one tensor over samples: float64 sums, one pass, mergeable."""
+    """The running mean of each channel of one tensor over samples: float64 `sums`, one pass, mergeable."""
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self._sum: Array = np.zeros(())
+    def __init__(self, samples: int = 0, sums: Array | None = None) -> None:
+        self.samples = samples
+        self.sums: Array = np.zeros(()) if sums is None else sums
 
     def update(self, means: Array) -> None:
         """Add the channel means of samples, [samples, channels]."""
-        self._sum = self._sum + means.sum(axis=0, dtype=np.float64)
+        self.sums = self.sums + means.sum(axis=0, dtype=np.float64)
         self.samples += len(means)
 
     def merge(self, other: ChannelMeans) -> None:
         """Add what `other` saw."""
-        self._sum, self.samples = self._sum + other._sum, self.samples + other.samples
+        self.sums, self.samples = self.sums + other.sums, self.samples + other.samples
 
     @property
     def mean(self) -> Array:
         """The mean of each channel, float64 [channels]."""
-        return np.asarray(self._sum / max(self.samples, 1))
+        return np.asarray(self.sums / max(self.samples, 1))
 
 
 def _exponent_above(magnitude: float) -> int:

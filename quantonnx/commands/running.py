@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import platform
@@ -21,6 +20,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from quantonnx.errors import OutputError, QuantonnxError
+from quantonnx.version import version_of
 
 CHECK_FAILED = 1
 FAILED = 2
@@ -255,14 +255,6 @@ def peak_rss_mb() -> float:
 def versions() -> dict[str, str]:
     """Returns the versions that a result depends on."""
     return {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}
-
-
-def version_of(package: str) -> str:
-    """Returns the version of an installed package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _console(file: Any, *, quiet: bool) -> Console:
