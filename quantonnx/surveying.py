@@ -50,16 +50,20 @@ def survey(
     model: Model,
     samples: Any,
     *,
+    name: str = "",
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Returns statistics of every float activation of a model that is fused already; see `collect_statistics`."""
+    """Returns statistics of every float activation of a model that is fused already; see `collect_statistics`.
+
+    `name` is what the data is called; by default the name of its file or folder.
+    """
     stream = open_samples(samples, input_specs(model), limit=limit)
     means = means_possible(model)
     with Collector(model, float_activations(model), means=means, threads=threads, lenient=True) as collector:
         collector.run_all(stream, progress)
-        return collector.collected(_name(samples))
+        return collector.collected(name or _name(samples))
 
 
 def float_activations(model: Model) -> list[str]:

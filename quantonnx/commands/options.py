@@ -213,6 +213,11 @@ class SampleOptions:
         if self.data is not None and self.random_data is not None:
             raise DataError("--data and --random-data are both given", "give one of them")
 
+    @property
+    def name(self) -> str:
+        """What the data is called: its file or folder, never where that is."""
+        return self.data.name if self.data is not None else f"random data {self.random_data}"
+
     def open(self, model: Model, data: Path | None = None) -> Samples:
         """Returns the samples for a model; with `data`, those of another place, all of them."""
         from quantonnx.calibration.samples import input_specs, open_samples

@@ -29,7 +29,7 @@ INTERRUPTED = 130
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _WIDTH_OF_A_FILE = 240
 _PANEL = "Output"
-_OUTPUTS = frozenset({"out", "svg"})
+_OUTPUTS = frozenset({"out", "save_statistics", "svg"})
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ def _paths(options: dict[str, Any]) -> Iterator[tuple[str, Path]]:
     for name, value in options.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _paths(vars(value))
+        elif isinstance(value, list):
+            yield from ((f"{name} {i + 1}", item) for i, item in enumerate(value) if isinstance(item, Path))
         elif isinstance(value, Path):
             yield name, value
 
