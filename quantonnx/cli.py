@@ -21,7 +21,8 @@ from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
 from quantonnx.commands.quantizing import quantize
-from quantonnx.commands.running import FAILED, INTERRUPTED, complain, version_of
+from quantonnx.commands.running import FAILED, INTERRUPTED, complain
+from quantonnx.version import version_of
 
 _BROKEN_PIPE = 141
 _TERMINATED = 143

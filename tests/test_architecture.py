@@ -20,6 +20,7 @@ LONGEST = 300
 # From the bottom up: a module imports only what stands before it. A package is one entry; inside, siblings are free.
 ORDER = [
     "errors",
+    "version",
     "collecting",
     "formats",
     "costs",
@@ -64,8 +65,10 @@ ORDER = [
     "insertion",
     "site_numbers",
     "algorithms",
+    "surveying",
     "range_conflicts",
     "quantized",
+    "reusing",
     "pipeline",
     "verification",
     "timing",

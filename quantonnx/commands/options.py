@@ -111,7 +111,7 @@ class NumberOptions:
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax, moving_average, histogram (= mse), percentile[:99.99], entropy; by default the target's.",
+            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99], entropy; else the target's.",
             rich_help_panel=_NUMBERS,
         ),
     ] = None
@@ -225,6 +225,11 @@ class SampleOptions:
             )
         if self.data is not None and self.random_data is not None:
             raise DataError("--data and --random-data are both given", "give one of them")
+
+    @property
+    def name(self) -> str:
+        """What the data is called: its file or folder, never where that is."""
+        return self.data.name if self.data is not None else f"random data {self.random_data}"
 
     def open(self, model: Model, data: Path | None = None) -> Samples:
         """Returns the samples for a model; with `data`, those of another place, all of them."""
