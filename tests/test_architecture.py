@@ -21,6 +21,8 @@ LONGEST = 300
 ORDER = [
     "errors",
     "collecting",
+    "rounding",
+    "scales",
     "formats",
     "costs",
     "declarations",
