@@ -148,9 +148,12 @@ class TensorFormat:
 
     @property
     def saturates_as_stored(self) -> bool:
-        """True where the codes are all those of `dtype`, at whose ends QuantizeLinear saturates."""
+        """True where QuantizeLinear, which saturates at the ends of `dtype`, gives these codes and no others.
+
+        A narrow range counts as whole where its scale, max|·| / 127, leaves the lowest code of the type to no value.
+        """
         whole = self.n_bits in (8, 16) or self.storage is Storage.NATIVE
-        return self.float8 or (whole and not self.narrow_range)
+        return self.float8 or (whole and not (self.narrow_range and self.scale_type is ScaleType.POWER_OF_TWO))
 
     def extremes(self, x: Array) -> tuple[Array, Array]:
         """Return the float32 minimum and maximum of `x` and 0.

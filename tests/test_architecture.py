@@ -54,6 +54,7 @@ ORDER = [
     "units",
     "islands",
     "placement",
+    "saturation",
     "insertion",
     "algorithms",
     "range_conflicts",
