@@ -39,8 +39,8 @@ for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, 
     app.command()(command(_function))
 
 _config = typer.Typer(help="What a configuration comes to on a model; a file to start from; a schema for editors.")
-for _function in (configuring.show, configuring.init, configuring.schema):
-    _config.command()(command(_function, f"config {_function.__name__}"))
+for _inner in (configuring.show, configuring.init, configuring.schema):
+    _config.command()(command(_inner, f"config {_inner.__name__}"))
 app.add_typer(_config, name="config", no_args_is_help=True)
 
 

@@ -11,7 +11,6 @@ from quantonnx.decisions import Decision
 from quantonnx.explaining.findings import Explanation
 from quantonnx.explaining.wording import decided_by
 from quantonnx.formats import Parameters, ScaleType, TensorFormat
-from quantonnx.pattern import Role
 from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site, moves
@@ -153,7 +152,7 @@ def ranging_text(site: Site) -> str:
         return f"{ranging.range[0]:g} to {ranging.range[1]:g}"
     if not site.on_activation:
         return "its values"
-    return ranging.method.text if site.source == site.tensor else f"that of {site.source!r}"
+    return str(ranging.method) if site.source == site.tensor else f"that of {site.source!r}"
 
 
 def deciding_rule(site: Site) -> str:

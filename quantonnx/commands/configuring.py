@@ -14,6 +14,7 @@ from quantonnx.commands.running import Run, write_text
 
 if TYPE_CHECKING:
     from quantonnx.quantized import QuantizedModel
+    from quantonnx.sites import Site
 
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there, not to standard output.")
@@ -58,15 +59,16 @@ def _show(run: Run, placed: QuantizedModel, tensor: str | None) -> None:
     chosen = NameRules([tensor], "--tensor") if tensor is not None else None
     if chosen is not None:
         chosen.check([*placed.model.tensors(), *(decision.name for decision in placed.decisions)])
-    rows = [
-        (site.tensor, ", ".join(role.name for role in site.roles), site_format(site), ranging_text(site), deciding_rule(site))
-        for site in placed.sites
-        if chosen is None or chosen.first((site.tensor,))
-    ]
+    shown = [site for site in placed.sites if chosen is None or chosen.first((site.tensor,))]
+    rows = [(site.tensor, _roles(site), site_format(site), ranging_text(site), deciding_rule(site)) for site in shown]
     run.show(tables.table("Tensors", "tensor", "role", "format", "range", "decided by", rows=rows), "")
     off = [d for d in placed.decisions if chosen is None or chosen.first((d.name,))]
     if off:
         run.show(tables.table("Left in float", "where", "why", rows=[(d.name, d.reason) for d in off]))
+
+
+def _roles(site: Site) -> str:
+    return ", ".join(role.name for role in site.roles)
 
 
 def init(run: Run, out: OutFile = None, force: Force = False) -> None:

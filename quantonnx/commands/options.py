@@ -95,7 +95,12 @@ class NumberOptions:
 
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="A YAML, TOML or JSON file of settings; see `quantonnx config`.", rich_help_panel=_NUMBERS),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="A YAML, TOML or JSON file of settings; see `quantonnx config`.",
+            rich_help_panel=_NUMBERS,
+        ),
     ] = None
     preset: Annotated[
         str | None,
@@ -144,8 +149,9 @@ class NumberOptions:
             values["preset"] = self.preset
         if self.method is not None:
             if checked.activation is None:
-                raise ConfigError("--method is given, and the configuration has no activations", "leave one of them out")
-            values["activation"] = {**(values.get("activation") or {}), "calibration_method": checked_method(self.method)}
+                raise ConfigError("--method is given, and the configuration has `activation: null`", "give one of them")
+            activation = values.get("activation") or {}
+            values["activation"] = {**activation, "calibration_method": checked_method(self.method)}
         values["exclude"] = (*checked.exclude, *(self.exclude or ()))
         return QuantConfig(**values | {"keep_slow": checked.keep_slow or self.keep_slow})
 

@@ -7,8 +7,8 @@ TEMPLATE = """\
 # tensors. A level that says nothing about something leaves it to the one before; null switches off.
 # Names are exact, or re:REGEX. A rule that matches nothing is an error, unless it says `optional: true`.
 
-# A named set of values beneath all others: w8a8, w8a16 (16-bit integer activations), w4a8, w4a16 (weights alone: int4 in
-# groups of 128), w8, w4 (weights alone), fp8, xint8 (powers of two), qnn-u16.
+# A named set of values beneath all others: w8a8, w8a16 (16-bit integer activations), w4a8, w4a16 (weights alone: int4
+# in groups of 128), w8, w4 (weights alone), fp8, xint8 (powers of two), qnn-u16.
 #preset: w8a8
 
 #activation:
