@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -99,7 +99,7 @@ class Outcome:
 
     def copy(self) -> Outcome:
         """Returns an outcome that hears more by itself."""
-        return replace(self, said=dict(self.said))
+        return Outcome(self.on, self.demanded, dict(self.said), self.rules)
 
     def hear(self, level: Said, *, above_global: bool) -> None:
         """Takes in what a higher level says."""
@@ -124,13 +124,14 @@ class Resolver:
         self._global = {kind: self._globally(kind) for kind in SPECS}
         sections = ("op_types", "op_names", "tensors")
         self._names = {section: NameRules(getattr(config, section), section) for section in sections}
+        self._has_rules = self.speaks_of_operators or bool(config.tensors or config.fixed)
         self._modules = self._chosen_modules()
 
     def resolve(self, slot: Slot, *, declared: bool) -> Outcome:
         """Returns what is said about a tensor at an operator; `declared` where a pattern puts a pair there."""
         outcome = self._global[slot.kind].copy()
         outcome.on = outcome.on and declared
-        for level in self._above(slot):
+        for level in self._above(slot) if self._has_rules else ():
             outcome.hear(level, above_global=True)
         return outcome
 

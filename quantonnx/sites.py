@@ -194,7 +194,8 @@ def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
         if claim.on_activation and claim.ranging.share_with:
             claim = replace(claim, source=_shared_source(claim, leaders))
         leader = leaders.get(claim.source) if claim.on_activation else None
-        yield claim if leader is None else replace(claim, ranging=leader.ranging)
+        ranging = claim.ranging if leader is None else leader.ranging
+        yield claim if ranging == claim.ranging else replace(claim, ranging=ranging)
 
 
 def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
