@@ -38,7 +38,7 @@ class Site:
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
     `source` is the tensor whose range it takes, `ranging` how that is found; a bias may take the product of the scales
     of `derived_from`. `owner` is the value that the first claiming match gives. `rules` are the settings that had a
-    say, the last of them the last word. `float_type` is the element type of the tensor, which its scale has too, as
+    say, the last of them the last word; with `demanded`, one was about this very operator or tensor. `float_type` is the element type of the tensor, which its scale has too, as
     numpy names it.
     """
 
@@ -55,6 +55,7 @@ class Site:
     float_type: str = "float32"
     ranging: Ranging = BY_METHOD
     rules: tuple[str, ...] = ()
+    demanded: bool = False
 
     @property
     def on_activation(self) -> bool:
@@ -183,6 +184,17 @@ def _sources(joins: Mapping[str, Site], target: Target, producers: dict[str, gs.
     return {name: top for name, wider in tops.items() if wider.isdisjoint(torn) for top in wider}
 
 
+def under_demands(claims: Iterable[Site]) -> Iterator[Site]:
+    """What a rule says about the output of an operator holds for its readers too, unless one says more about them."""
+    claims = list(claims)
+    given = {claim.tensor: claim for claim in claims if claim.whole and claim.demanded}
+    for claim in claims:
+        giver = given.get(claim.tensor) if claim.on_activation and not claim.demanded else None
+        if giver is not None:
+            claim = replace(claim, format=giver.format, ranging=giver.ranging, rules=giver.rules)
+        yield claim
+
+
 def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
     """A pair that takes the scale of another tensor finds it as that one does.
 
@@ -193,7 +205,7 @@ def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
     for claim in claims:
         if claim.on_activation and claim.ranging.share_with:
             claim = replace(claim, source=_shared_source(claim, leaders))
-        leader = leaders.get(claim.source) if claim.on_activation else None
+        leader = leaders.get(claim.source) if claim.on_activation and claim.source != claim.tensor else None
         yield claim if leader is None else replace(claim, ranging=leader.ranging)
 
 
@@ -224,6 +236,7 @@ def _merged(group: list[Site]) -> Site:
         edges=tuple(dict.fromkeys(edge for site in group for edge in site.edges)),
         whole=any(site.whole for site in group),
         rules=tuple(dict.fromkeys(rule for site in group for rule in site.rules)),
+        demanded=any(site.demanded for site in group),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
 
