@@ -38,8 +38,8 @@ class Site:
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
     `source` is the tensor whose range it takes, `ranging` how that is found; a bias may take the product of the scales
     of `derived_from`. `owner` is the value that the first claiming match gives. `rules` are the settings that had a
-    say, the last of them the last word; with `demanded`, one was about this very operator or tensor. `float_type` is the element type of the tensor, which its scale has too, as
-    numpy names it.
+    say, the last of them the last word; with `demanded`, one was about this very operator or tensor. `float_type` is
+    the element type of the tensor, which its scale has too, as numpy names it.
     """
 
     tensor: str
