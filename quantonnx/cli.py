@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from quantonnx.commands.checking import check
+from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
 from quantonnx.commands.explaining import explain, targets
@@ -33,7 +34,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turns a float ONNX model into a quantized one whose Q/DQ pairs stand where the target's compiler wants them.",
 )
-for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, check, targets):
+for _function in (
+    demo,
+    quantize,
+    plan,
+    transform,
+    calibrate,
+    explain,
+    inspect,
+    compare,
+    check,
+    convert_encodings,
+    targets,
+):
     app.command()(command(_function))
 
 

@@ -62,6 +62,7 @@ ORDER = [
     "speed",
     "inspecting",
     "recalibration",
+    "compat",
     "linting",
     "runtimes",
     "explaining",
