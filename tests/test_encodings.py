@@ -24,7 +24,7 @@ from quantonnx.compat.configuring import to_config
 from quantonnx.compat.encodings import Encoding, numbers
 from quantonnx.compat.files import read_encodings, write_encodings
 from quantonnx.compat.kinds import Kind
-from quantonnx.compat.models import model_encodings
+from quantonnx.compat.models import model_encodings, quantized_encodings
 from quantonnx.errors import ModelError, OutputError
 
 NETWORK = """
@@ -44,11 +44,16 @@ FILES = (Kind.TENSORRT, *AIMET, Kind.ORT_RANGES, Kind.ORT_OVERRIDES)
 
 
 @cache
-def quantized(target: str) -> bytes:
+def calibrated(target: str, bits: int = 8) -> qx.QuantizedModel:
     rng = np.random.default_rng(0)
     samples = [{"image": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)} for _ in range(3)]
-    config = qx.QuantConfig(keep_slow=True)
-    return qx.quantize(parse(NETWORK), samples, target=target, config=config).to_onnx().SerializeToString()
+    config = qx.QuantConfig(keep_slow=True, weight=qx.TensorQuantConfig(n_bits=bits))
+    return qx.quantize(parse(NETWORK), samples, target=target, config=config)
+
+
+@cache
+def quantized(target: str) -> bytes:
+    return calibrated(target).to_onnx().SerializeToString()
 
 
 def in_model(target: str) -> tuple[Encoding, ...]:
@@ -93,6 +98,25 @@ def test_a_model_holds_what_is_read_from_it(target: str) -> None:
         dtype = constants[f"{encoding.name}_zero_point"].dtype
         assert (encoding.n_bits, encoding.signed) == (8 * dtype.itemsize, dtype.kind == "i")
         assert encoding.parameter == (encoding.name in {"weight", "bias", "inner", "matrix", "offset"})
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_a_calibrated_model_has_the_encodings_of_its_file(target: str) -> None:
+    found = {encoding.name: encoding for encoding in quantized_encodings(calibrated(target)).encodings}
+    assert sorted(found) == sorted(encoding.name for encoding in in_model(target))
+    for encoding in in_model(target):
+        other = found[encoding.name]
+        np.testing.assert_array_equal(other.scale, encoding.scale)
+        np.testing.assert_array_equal(other.zero_point, encoding.zero_point)
+        same = [(e.n_bits, e.signed, e.axis, e.parameter) for e in (other, encoding)]
+        assert same[0] == same[1]
+
+
+def test_a_calibrated_model_knows_bits_under_8(tmp_path: Path) -> None:
+    encodings = quantized_encodings(calibrated("tensorrt", 4)).encodings
+    assert {encoding.name: encoding.n_bits for encoding in encodings if encoding.parameter} == {"weight": 4, "inner": 4}
+    for kind in AIMET:
+        assert again(encodings, kind, tmp_path)["weight"].n_bits == 4
 
 
 def test_the_axis_of_channels_is_read() -> None:
@@ -578,6 +602,27 @@ def test_wrong_use_is_one_line(arguments: list[str], says: str, capsys: pytest.C
 def test_a_float_model_has_no_encodings(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no Q/DQ pair with constant numbers; quantize it first"):
         read_encodings(float_model(tmp_path))
+
+
+PAIR = "c = QuantizeLinear({q}) y = DequantizeLinear(c, s, z)"
+
+
+@pytest.mark.parametrize(
+    ("constants", "quantize", "says"),
+    [
+        ("float s = {-1}, int8 z = {0}", "a, s, z", "'a': its scale is -1"),
+        ("float s = {0}, int8 z = {0}", "a, s, z", "'a': its scale is 0"),
+        ("float[0] s = {}, int8 z = {0}", "a, s, z", "'a': its scale is float32 of the shape"),
+        ("int8 s = {1}, int8 z = {0}", "a, s, z", "'a': its scale is int8 of the shape"),
+        ("float s = {1}, int8[3] z = {0, 0, 0}", "a, s, z", "'a': its zero point is int8 of the shape"),
+        ("float[2,2] s = {1, 1, 1, 1}, int8 z = {0}", "a, s, z", "'a': its scale has 2 axes"),
+        ("float s = {1}, int32 z = {0}", "a", "'a': its scale is computed in the graph"),
+    ],
+)
+def test_numbers_of_a_model_that_make_no_sense(constants: str, quantize: str, says: str) -> None:
+    text = f"g (float[2,2] a) => (float[2,2] y) <{constants}> {{{PAIR.format(q=quantize)}}}"
+    with pytest.raises(ModelError, match=says):
+        model_encodings(parse(text).SerializeToString())
 
 
 def test_blocks_of_a_weight_are_read() -> None:

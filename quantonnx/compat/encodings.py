@@ -14,6 +14,8 @@ from quantonnx.errors import ModelError, OutputError
 
 Array = NDArray[Any]
 
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
@@ -85,8 +87,8 @@ class Encoding:
                 return f"its range is upside down: {shown(self.low)} to {shown(self.high)}"
         if self.scale is None or self.zero_point is None:
             return ""
-        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
-            return f"its scale is {shown(self.scale)}, expected positive numbers"
+        if not ((self.scale > 0) & (self.scale <= _LARGEST_SCALE)).all():
+            return f"its scale is {shown(self.scale)}, expected positive numbers of float32"
         if self.integer:
             lowest, highest = self.codes
             if (self.zero_point < lowest).any() or (self.zero_point > highest).any():

@@ -94,7 +94,7 @@ def code_type(model: Model, quantize: gs.Node) -> Any:
 def scale_and_zero_point(model: Model, node: gs.Node, dtype: Any) -> tuple[Array, Array] | None:
     """Returns the numbers of a QuantizeLinear or DequantizeLinear, zeros of `dtype` where it has no zero point; None
     where the graph computes them."""
-    scale = constant_of(node.inputs[1])
+    scale = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     if scale is None:
         return None
     values = model.array(scale)
