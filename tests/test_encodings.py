@@ -202,6 +202,14 @@ def test_ranges_become_tensorrt_scales() -> None:
     assert write_encodings((ranges,), Kind.TENSORRT).text.split()[-1] == "40000000"
 
 
+@pytest.mark.parametrize("kind", [Kind.TENSORRT, Kind.CONFIG])
+def test_ranges_of_zero_are_left_out(kind: Kind) -> None:
+    ranges = [Encoding(name, low=np.array(0.0), high=np.array(end)) for name, end in (("dead", 0.0), ("alive", 1.0))]
+    written = write_encodings(ranges, kind)
+    assert "alive" in written.text
+    assert [(left.name, left.reason.split(":")[0]) for left in written.left] == [("dead", "its range is 0")]
+
+
 @pytest.mark.parametrize("kind", AIMET)
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_aimet_encodings_make_a_round_trip(kind: Kind, target: str, tmp_path: Path) -> None:
@@ -292,6 +300,16 @@ def test_aimet_2_0_0_as_its_specification_shows_it(tmp_path: Path) -> None:
     assert (found["t"].zero_point, found["t"].parameter, found["b"].parameter) == (41, False, True)
     kept = again((found["b"],), Kind.AIMET_2_0_0, tmp_path)["b"]
     assert (kept.axis, kept.block_size, kept.scale.tolist()) == (1, 32, block["y_scale"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "channels"), [(1, [0.5, 2.0]), (-1, [[0.5], [2.0]]), (0, [[0.5, 2.0]]), (0, [0.5, 2.0])]
+)
+def test_channels_of_low_power_blocks_stand_across_the_blocks(axis: int, channels: Any, tmp_path: Path) -> None:
+    entry = {"name": "w", "per_block_int_scale": [[3, 5], [7, 16]], "per_channel_float_scale": channels}
+    entry |= {"axis": axis, "block_size": 2, "output_dtype": "int4"}
+    (found,) = read_text(json.dumps({"version": "2.0.0", "encodings": [entry]}), tmp_path)
+    assert found.scale.tolist() == ([[1.5, 2.5], [14.0, 32.0]] if axis else [[1.5, 10.0], [3.5, 32.0]])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def convert_encodings(
     counts = _counts(encodings)
     run.result |= {"from": found.kind.value, "tensors": counts}
     run.result["left_out"] = [{"name": decision.name, "reason": decision.reason} for decision in left]
-    run.show(table(f"From {found.kind} to {to}", "", "tensors", rows=counts.items(), numbers=(1,)))
+    run.show(table("Tensors", "", "count", rows=counts.items(), numbers=(1,)))
     if left:
         run.show("", reasons("Not as it was", left))
 

@@ -75,10 +75,13 @@ def _scale(fields: Fields) -> Array:
     if "per_block_int_scale" not in fields:
         return fields.array("y_scale")
     blocks, channels = fields.array("per_block_int_scale"), fields.array("per_channel_float_scale")
-    try:
-        return np.asarray(blocks * np.broadcast_to(channels, blocks.shape))
-    except ValueError:
-        raise fields.error("per_channel_float_scale", f"a shape that fits {blocks.shape}") from None
+    if channels.ndim == 1 and blocks.ndim == 2:  # channels along the axis that has no blocks
+        channels = channels[:, None] if fields.integer("axis", -2, 1) % 2 else channels[None, :]
+    if channels.ndim not in (0, blocks.ndim) or any(
+        size not in (1, wanted) for size, wanted in zip(channels.shape, blocks.shape, strict=False)
+    ):
+        raise fields.error("per_channel_float_scale", f"a shape that fits {blocks.shape}")
+    return np.asarray(blocks * channels)
 
 
 def write_2_0_0(encodings: Iterable[Encoding]) -> Written:

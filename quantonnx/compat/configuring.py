@@ -28,6 +28,8 @@ def to_config(encodings: Iterable[Encoding]) -> tuple[dict[str, Any], tuple[Deci
             )
         elif encoding.floating and encoding.n_bits != 8:
             left.append(Decision(encoding.name, "it stays in float"))
+        elif encoding.only_zeros:
+            left.append(Decision(encoding.name, "its range is 0: calibration saw only zeros"))
         else:
             rules[encoding.name] = _format(encoding) | _numbers(encoding, left) | {"optional": True}
     return {"tensors": rules}, tuple(left)

@@ -51,6 +51,12 @@ class Encoding:
         return not self.floating and self.n_bits is not None and self.signed is not None and self.scale is not None
 
     @property
+    def only_zeros(self) -> bool:
+        """Whether the file has a range of nothing but 0 and no scale: there is none to find."""
+        ends = [end for end in (self.low, self.high) if end is not None]
+        return self.scale is None and bool(ends) and not any(end.any() for end in ends)
+
+    @property
     def codes(self) -> tuple[int, int]:
         """The lowest and the highest code of integers."""
         assert self.n_bits is not None

@@ -65,6 +65,8 @@ def _lines(encodings: Iterable[Encoding], left: list[Decision]) -> Iterator[str]
             left.append(Decision(encoding.name, "a constant, to which TensorRT gives a scale itself"))
         elif encoding.floating and encoding.n_bits != 8:
             left.append(Decision(encoding.name, "it stays in float"))
+        elif encoding.only_zeros:
+            left.append(Decision(encoding.name, "its range is 0: calibration saw only zeros"))
         else:
             yield f"{_name(encoding)}: {struct.pack('>f', _scale(encoding)).hex()}"
 
