@@ -48,6 +48,8 @@ def _entry(fields: Fields) -> Encoding:
     if zero.shape != scale.shape:
         raise fields.error("y_zero_point", f"the shape of the scale, {scale.shape}")
     axis, block = (fields.integer(key, low, _LARGEST) if key in fields else None for key, low in _WHOLE)
+    if axis is None and scale.size == 1:
+        scale, zero = scale.reshape(()), zero.reshape(())
     if scale.ndim and axis is None:
         raise fields.error("axis", "the axis of the channels or blocks")
     if scale.ndim > 1 and block is None:
