@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quantonnx.commands import configuring
 from quantonnx.commands.checking import check
 from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
@@ -21,7 +22,8 @@ from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
 from quantonnx.commands.quantizing import quantize
-from quantonnx.commands.running import FAILED, INTERRUPTED, complain, version_of
+from quantonnx.commands.running import FAILED, INTERRUPTED, complain
+from quantonnx.version import version_of
 
 _BROKEN_PIPE = 141
 _TERMINATED = 143
@@ -48,6 +50,11 @@ for _function in (
     targets,
 ):
     app.command()(command(_function))
+
+_config = typer.Typer(help="What a configuration comes to on a model; a file to start from; a schema for editors.")
+for _inner in (configuring.show, configuring.init, configuring.schema):
+    _config.command()(command(_inner, f"config {_inner.__name__}"))
+app.add_typer(_config, name="config", no_args_is_help=True)
 
 
 def _show_version(wanted: bool) -> None:
