@@ -455,14 +455,50 @@ def test_configuration_says_activations_fixed_and_weights_by_format() -> None:
             integers(narrow_range=True, parameter=True),
             {"n_bits": 8, "signed": True, "symmetric": True, "narrow_range": True, "per_channel": False},
         ),
+        (Encoding("t", low=np.array(-3.0), high=np.array(-3.0)), {"range": [-3.0, 0.0]}),
+        (integers(scale=1e-40), None),
         (Encoding("t", n_bits=16, floating=True), None),
         (integers(bits=32, parameter=True), None),
     ],
 )
 def test_configuration_of_one_tensor(encoding: Encoding, rule: dict[str, Any] | None) -> None:
     config, left = to_config([encoding])
+    qx.QuantConfig(**config)
     assert config == {"tensors": {} if rule is None else {"t": rule | {"optional": True}}}
     assert bool(left) == (rule is None or encoding.parameter)
+
+
+def other_samples() -> list[dict[str, np.ndarray]]:
+    """Returns samples by which calibration would find other numbers."""
+    return [{"image": 9 * np.random.default_rng(7).standard_normal((2, 3, 8, 8)).astype(np.float32)}]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [("onnxruntime", Kind.MODEL), ("tensorrt", Kind.TENSORRT), *(("onnxruntime", kind) for kind in AIMET)],
+)
+def test_quantizing_with_the_configuration_gives_the_same_numbers(target: str, kind: Kind, tmp_path: Path) -> None:
+    """Whatever tool's file the numbers come from, and whatever the samples say."""
+    encodings = in_model(target) if kind is Kind.MODEL else tuple(again(in_model(target), kind, tmp_path).values())
+    path = tmp_path / "config.yaml"
+    path.write_text(write_encodings(encodings, Kind.CONFIG).text)
+    config = qx.QuantConfig.load(path)
+    config.keep_slow = True
+    made = qx.quantize(parse(NETWORK), other_samples(), target=target, config=config).to_onnx()
+    found = {encoding.name: encoding for encoding in model_encodings(made.SerializeToString()).encodings}
+    for encoding in in_model(target):
+        np.testing.assert_array_equal(found[encoding.name].scale, encoding.scale)
+        np.testing.assert_array_equal(found[encoding.name].zero_point, encoding.zero_point)
+
+
+def test_ranges_of_onnxruntime_are_those_of_the_configuration(tmp_path: Path) -> None:
+    ranges = [Encoding(name, low=np.array(-1.5), high=np.array(3.0)) for name in ("image", "total", "unknown")]
+    config = yaml.safe_load(write_encodings(again(tuple(ranges), Kind.ORT_RANGES, tmp_path).values(), Kind.CONFIG).text)
+    config = qx.QuantConfig(**config, keep_slow=True)
+    made = qx.quantize(parse(NETWORK), other_samples(), target="onnxruntime", config=config).to_onnx()
+    found = {encoding.name: encoding for encoding in model_encodings(made.SerializeToString()).encodings}
+    for name in ("image", "total"):
+        assert (np.float32(found[name].scale), found[name].zero_point) == (np.float32(4.5 / 255), 85)
 
 
 def aimet(**changes: Any) -> str:

@@ -22,17 +22,25 @@ def to_config(encodings: Iterable[Encoding]) -> tuple[dict[str, Any], tuple[Deci
     rules: dict[str, Any] = {}
     left: list[Decision] = []
     for encoding in encodings:
-        if encoding.n_bits is not None and encoding.n_bits > _MOST_BITS and not encoding.floating:
-            left.append(
-                Decision(encoding.name, f"it has {encoding.n_bits} bits, as biases have: their scale is derived")
-            )
-        elif encoding.floating and encoding.n_bits != 8:
-            left.append(Decision(encoding.name, "it stays in float"))
-        elif encoding.only_zeros:
-            left.append(Decision(encoding.name, "its range is 0: calibration saw only zeros"))
+        if reason := _no_rule(encoding):
+            left.append(Decision(encoding.name, reason))
         else:
             rules[encoding.name] = _format(encoding) | _numbers(encoding, left) | {"optional": True}
     return {"tensors": rules}, tuple(left)
+
+
+def _no_rule(encoding: Encoding) -> str:
+    if encoding.floating:
+        return "" if encoding.n_bits == 8 else "it stays in float"
+    if encoding.n_bits is not None and encoding.n_bits > _MOST_BITS:
+        return f"it has {encoding.n_bits} bits, as biases have: their scale is derived"
+    if encoding.only_zeros:
+        return "its range is 0: calibration saw only zeros"
+    return "its scale is below the normal numbers of float32" if _is_tiny(encoding) else ""
+
+
+def _is_tiny(encoding: Encoding) -> bool:
+    return encoding.scale is not None and bool((encoding.scale < np.finfo(np.float32).tiny).any())
 
 
 def _format(encoding: Encoding) -> dict[str, Any]:
@@ -55,7 +63,8 @@ def _fixed(encoding: Encoding) -> dict[str, Any]:
     if encoding.scale is not None and encoding.zero_point is not None:
         return {"scale": _shortest(encoding.scale), "zero_point": int(encoding.zero_point)}
     if encoding.low is not None and encoding.high is not None:
-        return {"range": [_shortest(encoding.low), _shortest(encoding.high)]}
+        ends = [_shortest(encoding.low), _shortest(encoding.high)]
+        return {"range": ends if ends[0] < ends[1] else [min(ends[0], 0.0), max(ends[1], 0.0)]}
     return {}
 
 
