@@ -78,6 +78,7 @@ ORDER = [
     "speed",
     "inspecting",
     "recalibration",
+    "compat",
     "linting",
     "runtimes",
     "explaining",
