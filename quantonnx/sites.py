@@ -78,6 +78,7 @@ def through_transparent(
 ) -> Iterator[Site]:
     """A pair before operators that only move data serves the operator after them too; a bias follows its input."""
     claimed = {claim.tensor for claim in claims if claim.on_activation}
+    demanded = {claim.tensor: claim for claim in claims if claim.on_activation and claim.demanded}
     public = {output.name for output in model.graph.outputs} | model.captured
     readers: dict[str, set[Edge]] = {}
     for claim in claims:
@@ -89,6 +90,7 @@ def through_transparent(
         if claim.roles == (Role.INPUT,) and claim.tensor in moved:
             before, edge = moved[claim.tensor]
             reason = f"{claim.reason}, before {producers[claim.tensor].op}"
+            claim = _told_as(demanded[before], claim) if before in demanded and not claim.demanded else claim
             yield replace(claim, tensor=before, source=before, edges=(edge,), reason=reason)
         elif claim.derived_from is not None and claim.derived_from.activation in moved:
             activation = moved[claim.derived_from.activation][0]
@@ -190,9 +192,12 @@ def under_demands(claims: Iterable[Site]) -> Iterator[Site]:
     given = {claim.tensor: claim for claim in claims if claim.whole and claim.demanded}
     for claim in claims:
         giver = given.get(claim.tensor) if claim.on_activation and not claim.demanded else None
-        if giver is not None:
-            claim = replace(claim, format=giver.format, ranging=giver.ranging, rules=giver.rules)
-        yield claim
+        yield claim if giver is None else _told_as(giver, claim)
+
+
+def _told_as(told: Site, claim: Site) -> Site:
+    """A claim with what was told about another one."""
+    return replace(claim, format=told.format, ranging=told.ranging, rules=told.rules)
 
 
 def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
