@@ -211,7 +211,10 @@ def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
         if claim.on_activation and claim.ranging.share_with:
             claim = replace(claim, source=_shared_source(claim, leaders))
         leader = leaders.get(claim.source) if claim.on_activation and claim.source != claim.tensor else None
-        yield claim if leader is None else replace(claim, ranging=leader.ranging)
+        if leader is not None and leader.demanded and not claim.demanded:
+            yield _told_as(leader, claim)
+        else:
+            yield claim if leader is None else replace(claim, ranging=leader.ranging)
 
 
 def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
