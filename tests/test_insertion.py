@@ -12,6 +12,7 @@ from onnx import TensorProto
 from quantonnx.config import FixedRange, QuantConfig, TensorQuantConfig
 from quantonnx.errors import CalibrationError, ConfigError
 from quantonnx.formats import Rounding, ScaleType, Storage, TensorFormat
+from quantonnx.inspecting import inspect
 from quantonnx.pipeline import quantize
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import transform
@@ -404,6 +405,7 @@ def test_int4_codes_are_packed_in_groups(external: bool, tmp_path) -> None:  # t
     stored = {item.name: item for item in result.graph.initializer}
     assert stored["w0_quantized"].data_type == stored["w0_zero_point"].data_type == TensorProto.UINT4
     assert len(stored["w0_quantized"].raw_data) == 4000 * 6 // 2
+    assert dict(inspect(tmp_path / "m.onnx").bytes_by_type)["uint4"] == 4000 * 6 // 2 + 250 * 6 // 2
     assert list(stored["w0_scale"].dims) == list(stored["w0_zero_point"].dims) == [250, 6]
     (dequantize,) = (node for node in result.graph.node if node.op_type == "DequantizeLinear")
     assert {item.name: item.i for item in dequantize.attribute} == {"axis": 0, "block_size": 16}
