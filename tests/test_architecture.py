@@ -52,6 +52,7 @@ ORDER = [
     "units",
     "islands",
     "placement",
+    "dynamic",
     "insertion",
     "algorithms",
     "range_conflicts",
