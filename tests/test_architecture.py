@@ -65,6 +65,7 @@ ORDER = [
     "islands",
     "placement",
     "saturation",
+    "dynamic",
     "insertion",
     "site_numbers",
     "algorithms",
