@@ -2,141 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-import onnx_graphsurgeon as gs
-
-from quantonnx.config import NameRules, QuantConfig, TensorQuantConfig
+from quantonnx.config import OpsToSkip
 from quantonnx.decisions import Decider, Decision
-from quantonnx.errors import PatternError
+from quantonnx.errors import ConfigError
+from quantonnx.format_rules import activation_format, weight_format
 from quantonnx.formats import TensorFormat
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step
-from quantonnx.sites import Site
+from quantonnx.ranging import Ranging, ranging_of
+from quantonnx.resolution import Outcome, Resolver, Side, Slot
+from quantonnx.sites import Derivation, Site
+from quantonnx.slots import axis_of, names_in, one_for_each_channel, only, rules_of, slot_at, slots_of
 from quantonnx.target import BiasKind, Target
 
 
-def claims_of(
-    found: Iterable[tuple[Step, Pattern]], target: Target, config: QuantConfig, decisions: list[Decision]
-) -> list[Site]:
-    """Returns the sites that matches ask for, one for each value and role, minus what the user skips."""
-    stub, weight = NameRules(config.skip.stub, "skip.stub"), NameRules(config.skip.weight, "skip.weight")
-    claims: list[Site] = []
-    for step, match in found:
+@dataclass(frozen=True)
+class Asked:
+    """What one match asks for. `whole` where every activation that it reads is to be quantized: an integer operator."""
+
+    step: Step
+    match: Pattern
+    claims: tuple[Site, ...]
+    whole: bool
+
+
+class Asker:
+    """Asks matches what they want, the user what of it shall be, and remembers what was refused."""
+
+    def __init__(self, target: Target, resolver: Resolver, skip: OpsToSkip, decisions: list[Decision]) -> None:
+        self.target = target
+        self.resolver = resolver
+        self.decisions = decisions
+        self.stub = rules_of(skip.stub, "skip.stub")
+        self.weight = rules_of(skip.weight, "skip.weight")
+        self.known_ranges = {**target.known_ranges, **resolver.config.known_ranges}
+
+    def ask(self, step: Step, match: Pattern) -> Asked:
+        """Returns the claims of a match."""
+        skipped = self._skipped(step, match)
+        claims: list[Site] = []
+        for slot, point in slots_of(match, step):
+            outcome = self.resolver.resolve(slot, declared=point.role not in skipped)
+            if not outcome.on:
+                self._note_off(step, point, slot, outcome, skipped)
+            else:
+                base = point.format or (self.target.weight if point.role is Role.WEIGHT else self.target.activation)
+                claims.append(self._claim(slot, point, step.pattern, step.output, base, outcome))
+        read = [slot for slot, point in slots_of(match, step) if slot.side is Side.INPUTS]
+        on = {edge for claim in claims for edge in claim.edges}
+        whole = all(Edge(slot.node.name, slot.index) in on for slot in read)
+        claims += self._biases(step, match, claims, skipped)
+        return Asked(step, match, tuple(claims), whole)
+
+    def claim(self, slot: Slot, role: Role, pattern: str, owner: str, outcome: Outcome) -> Site:
+        """Returns the site that a rule demands where no pattern declares one."""
+        base = self.target.weight if role is Role.WEIGHT else self.target.activation
+        site = self._claim(slot, Point(role, None), pattern, owner, base, outcome)
+        return replace(site, reason=f"{role.name} of {pattern}, as {outcome.rules[-1]} asks")
+
+    def _skipped(self, step: Step, match: Pattern) -> Mapping[Role, str]:
         names = names_in(match)
-        skips_activation, skips_weight = stub.first(names), weight.first(names)
-        for point in match.qdq_points:
-            skip = skips_activation if point.role.on_activation else skips_weight
-            if skip:
-                decisions.append(Decision(step.output, f"{point.role.value} skipped by {skip!r}", Decider.SKIP))
-            elif point.role is not Role.BIAS:
-                claims += _point_claims(point, step, match, target, config)
-            elif target.bias is BiasKind.INT32 and not skips_activation:
-                claims += _bias_claim(point, step, match, target, config)
-    return claims
+        stub, weight = self.stub.first(names), self.weight.first(names)
+        found = {role: stub if role.on_activation or role is Role.BIAS else weight for role in Role}
+        return {role: rule for role, rule in found.items() if rule}
 
+    def _note_off(self, step: Step, point: Point, slot: Slot, outcome: Outcome, skipped: Mapping[Role, str]) -> None:
+        if point.role in skipped:
+            reason, decider = f"{point.role.value} skipped by {skipped[point.role]!r}", Decider.SKIP
+        else:
+            reason, decider = f"{point.role.name} {slot.tensor.name!r} is off by {outcome.rules[-1]}", Decider.OFF
+        decision = Decision(step.output, reason, decider)
+        if decision not in self.decisions[-8:]:  # two values of one role are one decision
+            self.decisions.append(decision)
 
-def _point_claims(point: Point, step: Step, match: Pattern, target: Target, config: QuantConfig) -> Iterator[Site]:
-    edges = _edges_by_value(point, match)
-    for value in {id(value): value for value in match.values(point.declaration)}.values():
-        yield Site(
-            tensor=value.name,
+    def _claim(self, slot: Slot, point: Point, pattern: str, owner: str, base: TensorFormat, outcome: Outcome) -> Site:
+        given = slot.side is Side.OUTPUTS
+        return Site(
+            tensor=slot.tensor.name,
             roles=(point.role,),
-            format=_format(point, match, target, config),
-            edges=() if point.role is Role.OUTPUT else tuple(edges.get(id(value), ())),
-            pattern=step.pattern,
-            owner=step.output,
-            source=value.name,
-            whole=point.role is Role.OUTPUT,
-            reason=f"{point.role.name} of {step.pattern}",
+            format=self._format(slot, point, base, outcome),
+            edges=() if given else (Edge(slot.node.name, slot.index),),
+            pattern=pattern,
+            owner=owner,
+            source=slot.tensor.name,
+            whole=given,
+            reason=f"{point.role.name} of {pattern}",
+            ranging=self._ranging(slot, outcome),
+            rules=outcome.rules,
         )
 
+    def _format(self, slot: Slot, point: Point, base: TensorFormat, outcome: Outcome) -> TensorFormat:
+        try:
+            if slot.kind == "activation":
+                return activation_format(base, outcome.said)
+            axis = axis_of(point, slot.match) if slot.match is not None else None
+            return weight_format(base, outcome.said, axis, len(slot.tensor.shape))
+        except ConfigError as error:
+            rules = " over ".join(reversed(outcome.rules))
+            raise ConfigError(f"{rules}: {error.message} for {slot.tensor.name!r}", error.hint) from None
 
-def _edges_by_value(point: Point, match: Pattern) -> dict[int, list[Edge]]:
-    nodes = {node.name: node for node in match.nodes}
-    found: dict[int, list[Edge]] = {}
-    for edge in match.edges(point.declaration):
-        found.setdefault(id(nodes[edge.node].inputs[edge.index]), []).append(edge)
-    return found
+    def _ranging(self, slot: Slot, outcome: Outcome) -> Ranging:
+        found = ranging_of(outcome.said, self.target.method)
+        producer = slot.tensor.inputs[0].op if slot.kind == "activation" and slot.tensor.inputs else ""
+        known = self.known_ranges.get(producer)
+        free = known is not None and found.needs_samples and "calibration_method" not in outcome.said
+        return replace(found, range=known) if free and known is not None else found
+
+    def _biases(
+        self, step: Step, match: Pattern, claims: Iterable[Site], skipped: Mapping[Role, str]
+    ) -> Iterator[Site]:
+        for point in match.qdq_points:
+            for value in match.values(point.declaration) if point.role is Role.BIAS else ():
+                slot = slot_at(value, point, match, step)
+                outcome = self.resolver.resolve(slot, declared=Role.BIAS not in skipped)
+                if outcome.on:
+                    yield from self._bias(point, slot, step, match, list(claims), outcome)
+
+    def _bias(
+        self, point: Point, slot: Slot, step: Step, match: Pattern, claims: list[Site], outcome: Outcome
+    ) -> Iterator[Site]:
+        if outcome.said.get("n_bits") is not None:
+            fmt = replace(self.target.weight, axis=None)
+            site = self._claim(slot, point, step.pattern, step.output, fmt, outcome)
+            yield replace(site, edges=match.edges(point.declaration))
+            return
+        derived = _derivation(match, claims)
+        if self.target.bias is BiasKind.INT32 and derived is not None and one_for_each_channel(slot.tensor, match):
+            yield Site(
+                tensor=slot.tensor.name,
+                roles=(Role.BIAS,),
+                format=TensorFormat(n_bits=8, axis=0),
+                edges=match.edges(point.declaration),
+                pattern=step.pattern,
+                owner=step.output,
+                derived_from=derived,
+                reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
+                rules=outcome.rules,
+            )
 
 
-def _format(point: Point, match: Pattern, target: Target, config: QuantConfig) -> TensorFormat:
-    if point.role is not Role.WEIGHT:
-        return adjusted(point.format or target.activation, config.activation)
-    fmt = adjusted(point.format or target.weight, config.weight)
-    return replace(fmt, axis=_axis(point, match) if fmt.axis is not None else None)
-
-
-def _axis(point: Point, match: Pattern) -> int | None:
-    weight = next(iter(match.values(point.declaration)), None)
-    if point.axis is None or weight is None:
+def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
+    """The pairs whose scales make that of an int32 bias: integers of at most 8 bits with one scale for a channel."""
+    only(Role.INPUT, match)
+    only(Role.WEIGHT, match)
+    found = {role: claim for claim in claims for role in claim.roles}
+    activation, weight = found.get(Role.INPUT), found.get(Role.WEIGHT)
+    if activation is None or weight is None or activation.ranging.dynamic or weight.format.group_size:
         return None
-    axis, rank = point.axis(match) if callable(point.axis) else point.axis, len(weight.shape)
-    if axis is not None and not -rank <= axis < rank:
-        raise PatternError(
-            f"pattern {type(match).__name__} puts its WEIGHT on axis {axis}, but {weight.name!r} has {rank} axes",
-            "give the axis of the output channels: 0 for Conv, 1 for MatMul",
-        )
-    return axis
-
-
-def adjusted(fmt: TensorFormat, asked: TensorQuantConfig) -> TensorFormat:
-    """Returns a format of the target as a user changes it."""
-    given = {name: getattr(asked, name) for name in ("n_bits", "symmetric", "signed")}
-    if asked.signed is False:
-        fmt = replace(fmt, narrow_range=False)
-    fmt = replace(fmt, **{name: value for name, value in given.items() if value is not None})
-    if asked.symmetric and asked.signed is None:
-        fmt = replace(fmt, signed=True)
-    return replace(fmt, axis=None) if asked.per_channel is False else fmt
-
-
-def _bias_claim(point: Point, step: Step, match: Pattern, target: Target, config: QuantConfig) -> Iterator[Site]:
-    values = match.values(point.declaration)
-    if not values:
-        return
-    _, activation = _only(Role.INPUT, match)
-    weight_point, weight = _only(Role.WEIGHT, match)
-    axis = _axis(weight_point, match)
-    if axis is None or tuple(values[0].shape) != (weight.shape[axis],):
-        return  # not one number for each output channel
-    yield Site(
-        tensor=values[0].name,
-        roles=(Role.BIAS,),
-        format=TensorFormat(n_bits=8, axis=0),
-        edges=match.edges(point.declaration),
-        pattern=step.pattern,
-        owner=step.output,
-        derived_from=(activation.name, weight.name, _format(weight_point, match, target, config).axis),
-        reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
-    )
-
-
-def _only(role: Role, match: Pattern) -> tuple[Point, gs.Tensor]:
-    found = [(p, value) for p in match.qdq_points if p.role is role for value in match.values(p.declaration)]
-    if len(found) != 1:
-        raise PatternError(
-            f"pattern {type(match).__name__} declares a BIAS with {len(found)} values as {role.name}",
-            "its scale needs exactly one INPUT and one WEIGHT: correct or drop the BIAS",
-        )
-    return found[0]
-
-
-def names_of(node: gs.Node) -> list[str]:
-    """Returns the names by which a user can call a node."""
-    return [node.name, node.op, *(output.name for output in node.outputs)]
-
-
-def names_in(match: Pattern) -> list[str]:
-    """Returns the names by which a user can call a match."""
-    return [name for node in match.nodes for name in names_of(node)]
+    if activation.format.float8 or weight.format.float8:
+        return None
+    return Derivation(activation.tensor, activation.format, weight.tensor, weight.format)
 
 
 def without_narrow_biases(sites: Iterable[Site], decisions: list[Decision]) -> Iterator[Site]:
     """The scale of an int32 bias is a product of two scales, which float16 rounds to a few digits or to zero."""
     for site in sites:
-        if site.roles == (Role.BIAS,) and site.float_type != "float32":
+        if site.derived_from is not None and site.float_type != "float32":
             reason = f"it stays in float: {site.float_type} cannot hold the scale of an int32 bias"
             decisions.append(Decision(site.tensor, reason, Decider.BIAS))
         else:

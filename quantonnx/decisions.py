@@ -19,6 +19,8 @@ class Decider(Enum):
 
     EXCLUDE = "the setting `exclude`"
     SKIP = "the setting `skip`"
+    OFF = "the configuration"
+    FUSED = "fusion: no pair stands inside what the compiler runs as one operator"
     PLAN = "the plan"
     FIT = "the model after fusion: every step is matched once more"
     NO_POINTS = "the pattern, which declares no points"

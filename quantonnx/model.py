@@ -88,6 +88,11 @@ class Model:
         every = (*self.graph.inputs, *used, *self.graph.outputs, *self._kept)
         return {tensor.name: tensor for tensor in every if tensor.name}
 
+    def node_metadata(self, name: str) -> dict[str, str]:
+        """Returns the metadata that the file has for a node, by its name."""
+        extra = self._extras.nodes.get(name)
+        return {entry.key: entry.value for entry in extra.metadata_props} if extra is not None else {}
+
     def find(self, name: str) -> gs.Tensor:
         """Returns the value of that name; a name that the model does not have is a ModelError."""
         tensors = self.tensors()

@@ -1,30 +1,44 @@
 """Points into sites: where Q/DQ pairs stand, in which format, and why.
 
 One pure function of (model, matches, target, configuration). Its steps, in order: collect what the applied matches
-claim, minus what the user excluded and what the target's rules refuse; keep glue operators only inside a quantized
-region, and no operator that the target runs faster in float; move claims through operators that only move data; give
-joined branches one scale; share one pair per tensor and format.
+claim, as the configuration changes it, minus what the user excluded and what the target's rules refuse; keep glue
+operators only inside a quantized region, and no operator that the target runs faster in float; add what rules demand
+beyond patterns; move claims through operators that only move data; give joined branches one scale; share one pair per
+tensor and format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.claims import adjusted, claims_of, names_in, names_of, without_narrow_biases
-from quantonnx.config import NameRules, QuantConfig
+from quantonnx.claims import Asked, Asker, without_narrow_biases
+from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision, is_memory_bound, refusal
+from quantonnx.demands import demanded
 from quantonnx.element_types import ElementTypes
-from quantonnx.errors import ConfigError, TargetError
 from quantonnx.islands import slower_in_integers
 from quantonnx.model import Model
 from quantonnx.pattern import Pattern, Role
-from quantonnx.plan import Step, near
+from quantonnx.plan import Step
+from quantonnx.repointing import with_points
+from quantonnx.resolution import Resolver
 from quantonnx.rewriting import Matches
-from quantonnx.sites import Site, moves, shared, through_same_scale, through_transparent, typed, under_one_scale
+from quantonnx.rule_checks import check_formats, check_rules, check_tensors
+from quantonnx.sites import (
+    Site,
+    moves,
+    shared,
+    through_same_scale,
+    through_transparent,
+    typed,
+    under_one_scale,
+    with_ranging_of_source,
+)
+from quantonnx.slots import names_in, rules_of
 from quantonnx.target import Target
 
 
@@ -43,44 +57,28 @@ def place(
 
     `released` are matches that stay in float, by the value that they give.
     """
-    target = matches.target
-    _check_names(model, matches, config)
-    _check_formats(target, config)
+    target = with_points(matches.target, config.patterns)
+    matches = replace(matches, target=target)
+    check_rules(model, matches, config)
     decisions: list[Decision] = []
+    resolver = Resolver(model, config)
     resolved = list(matches.resolve(model))
     types = ElementTypes(model)
-    taken = list(_wanted(resolved, target, config, released, types, decisions))
-    inside = list(_inside_region(taken, target, config, decisions))
+    asker = Asker(target, resolver, config.skip, decisions)
+    taken = [asker.ask(*entry) for entry in _wanted(resolved, target, config, released, types, decisions)]
+    inside = list(_inside_region(taken, target, decisions))
     if not config.keep_slow:
         inside = _worth_their_conversions(model, inside, target, decisions)
-    claims = claims_of(inside, target, config, decisions)
+    claims = [claim for asked in inside for claim in asked.claims]
+    if resolver.speaks_of_operators:
+        claims += demanded(model, asker, inside, resolved, types)
+    check_formats(target, claims)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
-    joined = under_one_scale(moved, target, producers)
+    joined = with_ranging_of_source(under_one_scale(moved, target, producers))
     sites = tuple(without_narrow_biases(typed(shared(joined), model, types), decisions))
-    _check_fixed(config, sites)
+    check_tensors(config, sites)
     return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))
-
-
-def _check_names(model: Model, matches: Matches, config: QuantConfig) -> None:
-    known = [name for node in model.graph.nodes for name in names_of(node)]
-    known += [name for step in matches for name in step.nodes]  # a folded node can still be excluded by its name
-    for where, names in (
-        ("exclude", config.exclude),
-        ("skip.stub", config.skip.stub),
-        ("skip.weight", config.skip.weight),
-    ):
-        NameRules(names, where).check(known)
-
-
-def _check_formats(target: Target, config: QuantConfig) -> None:
-    for name, fmt in (("activation", target.activation), ("weight", target.weight)):
-        reason = target.refuses(adjusted(fmt, getattr(config, name)))
-        if reason:
-            raise TargetError(f"{target.name} refuses the {name} format that was asked for: {reason}", "change it")
-    bits = adjusted(target.activation, config.activation).n_bits
-    if bits not in (8, 16):  # QuantizeLinear saturates where its integer type ends
-        raise ConfigError(f"an activation of {bits} bits would saturate at {8 if bits < 8 else 16} bits", "use 8 or 16")
 
 
 def _wanted(
@@ -91,10 +89,12 @@ def _wanted(
     types: ElementTypes,
     decisions: list[Decision],
 ) -> Iterator[tuple[Step, Pattern]]:
-    excluded = NameRules(config.exclude, "exclude")
+    excluded = rules_of(config.exclude, "exclude")
     for step, match in found:
         rule = excluded.first([*step.nodes, *names_in(match)])
         decided = Decision(step.output, f"excluded by {rule!r}", Decider.EXCLUDE) if rule else None
+        if decided is None and config.patterns.get(step.pattern, step) is None:
+            decided = Decision(step.output, f"off by patterns.{step.pattern}", Decider.OFF)
         decided = decided or released.get(step.output) or refusal(step, match, target, types)
         if decided is None:
             yield step, match
@@ -102,15 +102,13 @@ def _wanted(
             decisions.append(decided)
 
 
-def _inside_region(
-    found: list[tuple[Step, Pattern]], target: Target, config: QuantConfig, decisions: list[Decision]
-) -> Iterator[tuple[Step, Pattern]]:
+def _inside_region(found: Sequence[Asked], target: Target, decisions: list[Decision]) -> Iterator[Asked]:
     """Glue costs two conversions where a neighbour is float, so it is kept only where all its inputs are quantized."""
     quantized: set[str] = set()
-    stub = NameRules(config.skip.stub, "skip.stub")
     passing = target.same_scale | target.transparent
-    for step, match in found:
-        if step.pattern in target.glue or is_memory_bound(match, target):
+    for asked in found:
+        step, match = asked.step, asked.match
+        if asked.whole and (step.pattern in target.glue or is_memory_bound(match, target)):
             inputs = [
                 v for point in match.qdq_points if point.role is Role.INPUT for v in match.values(point.declaration)
             ]
@@ -119,33 +117,31 @@ def _inside_region(
                 reason = f"its input {floating!r} is not quantized, so integer codes gain nothing"
                 decisions.append(Decision(step.output, reason, Decider.GLUE))
                 continue
-        if stub.first(names_in(match)) is None:
-            points = (point for point in match.qdq_points if point.role.on_activation)
-            quantized.update(value.name for point in points for value in match.values(point.declaration))
-        yield step, match
+        quantized.update(claim.tensor for claim in asked.claims if claim.on_activation)
+        yield asked
 
 
 def _worth_their_conversions(
-    model: Model, found: list[tuple[Step, Pattern]], target: Target, decisions: list[Decision]
-) -> list[tuple[Step, Pattern]]:
-    slower = slower_in_integers(model, [match for _, match in found], target)
-    decisions += [Decision(found[position][0].output, reason, Decider.COST) for position, reason in slower.items()]
-    return [entry for position, entry in enumerate(found) if position not in slower]
+    model: Model, found: list[Asked], target: Target, decisions: list[Decision]
+) -> list[Asked]:
+    """Only what runs in integers of 8 bits is weighed: for all else, the user knows why it is wanted."""
+    weighed = [position for position, asked in enumerate(found) if asked.whole and _has_costs(asked)]
+    slower = slower_in_integers(model, [found[position].match for position in weighed], target)
+    left = {weighed[index]: reason for index, reason in slower.items()}
+    decisions += [Decision(found[position].step.output, reason, Decider.COST) for position, reason in left.items()]
+    return [asked for position, asked in enumerate(found) if position not in left]
+
+
+def _has_costs(asked: Asked) -> bool:
+    sites = [claim for claim in asked.claims if claim.on_activation or claim.is_weight]
+    plain = all(claim.format.n_bits <= 8 and not claim.format.float8 for claim in sites)
+    return plain and not any(claim.ranging.dynamic or claim.format.group_size for claim in sites)
 
 
 def _origin(value: gs.Tensor, passing: frozenset[str]) -> str:
     while value.inputs and moves(value.inputs[0], passing) and value.inputs[0].inputs:
         value = value.inputs[0].inputs[0]
     return str(value.name)
-
-
-def _check_fixed(config: QuantConfig, sites: Sequence[Site]) -> None:
-    sources = {site.tensor: site.source for site in sites if site.on_activation}
-    for name in config.fixed:
-        if name not in sources:
-            raise ConfigError(f"fixed: no pair stands on {name!r}", near(name, sources))
-        if sources[name] != name:
-            raise ConfigError(f"fixed: {name!r} takes its scale from {sources[name]!r}", "fix that one")
 
 
 def _left_alone(model: Model, matches: Matches, resolved: Sequence[tuple[Step, Pattern]]) -> Iterator[Decision]:

@@ -12,21 +12,20 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
-from quantonnx.calibration.ranges import RangeMethod, choose_range
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.collecting import uncollected
-from quantonnx.config import FixedRange, QuantConfig
+from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision
-from quantonnx.errors import CalibrationError, ConfigError, PlanError
+from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.formats import Parameters
-from quantonnx.insertion import INT32_MAX, insert_pairs, needed_opset, refuse_quantized
+from quantonnx.insertion import insert_pairs, needed_opset, refuse_quantized
 from quantonnx.model import Model
-from quantonnx.pattern import Role
 from quantonnx.placement import Placement, place
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
+from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
 
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
@@ -123,11 +122,11 @@ def calibrate(
         raise PlanError("calibrate() needs samples or a forward loop", "give exactly one of them")
     if quantized.faster_in_float:
         return replace(quantized, parameters={})
-    methods = _methods(quantized)
+    sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
     with Collector(
         quantized.model,
-        sorted(methods),
-        histogram=[name for name, method in methods.items() if method.needs_histogram],
+        sorted({site.source for site in sites}),
+        histogram={site.source for site in sites if site.ranging.needs_histogram},
         means=means_needed(quantized.model, quantized.sites) if quantized.config.bias_correction else {},
         threads=threads,
     ) as collector:
@@ -150,12 +149,13 @@ def with_statistics(
     `means` are the channel means by which biases are corrected; where they are absent, biases stay.
     """
     quantized, numbers = _activations(quantized, statistics)
-    for site in quantized.weight_sites:
-        numbers.weight(site)
-    biases = [site for site in quantized.sites if site.roles == (Role.BIAS,)]
-    for site in biases:
+    for site in quantized.sites:
+        if not site.on_activation and site.derived_from is None:
+            numbers.constant(site)
+    derived = [site for site in quantized.sites if site.derived_from is not None]
+    for site in derived:
         numbers.widen_for_bias(site)
-    for site in biases:
+    for site in derived:
         numbers.bias(site)
     model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
     return replace(quantized, model=model, parameters=numbers.parameters, ranges=numbers.ranges)
@@ -163,11 +163,12 @@ def with_statistics(
 
 def _activations(
     quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics]
-) -> tuple[QuantizedModel, _Numbers]:
+) -> tuple[QuantizedModel, SiteNumbers]:
     """Chooses the ranges of activations; where they show that branches do not fit together, places anew."""
-    numbers = _Numbers(quantized, statistics)
+    numbers = SiteNumbers(quantized.model, statistics)
     for site in quantized.activation_sites:
-        numbers.activation(site)
+        if not site.ranging.dynamic:
+            numbers.activation(site)
     found = list(quantized.matches.resolve(quantized.model))
     conflicts = range_conflicts(found, quantized.activation_sites, numbers.ranges)
     if not conflicts:
@@ -178,87 +179,3 @@ def _activations(
     placement = place(quantized.model, quantized.matches, quantized.config, known)
     placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
     return _activations(placed, statistics)
-
-
-class _Numbers:
-    """Scale and zero point of every site: activations from statistics, weights from values, biases from both."""
-
-    def __init__(self, quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics]) -> None:
-        self.model = quantized.model
-        self.fixed = quantized.config.fixed
-        self.statistics = statistics
-        self.methods = _methods(quantized)
-        self.tensors = quantized.model.tensors()
-        self.parameters: dict[Site, Parameters] = {}
-        self.ranges: dict[str, tuple[float, float]] = {}
-        self._activations: dict[str, Parameters] = {}
-        self._weights: dict[tuple[str, int | None], Site] = {}
-
-    def activation(self, site: Site) -> None:
-        """Chooses a range, or takes the one that the user fixed."""
-        fixed = self.fixed.get(site.source)
-        numbers = (
-            _fixed_parameters(site, fixed) if fixed else site.format.parameters(*self._range(site), site.float_type)
-        )
-        self.parameters[site] = numbers
-        self._activations.setdefault(site.tensor, numbers)
-
-    def weight(self, site: Site) -> None:
-        """Takes the range of the weight itself, per channel where the format says so."""
-        low, high = site.format.extremes(self._values(site))
-        self.parameters[site] = site.format.parameters(low, high, site.float_type)
-        self._weights[site.tensor, site.format.axis] = site
-
-    def widen_for_bias(self, site: Site) -> None:
-        """Raises the scale of weight channels so far that the bias fits into int32; only near-dead ones need it."""
-        activation, weight = self._origins(site)
-        numbers = self.parameters[weight]
-        least = np.abs(self._values(site).astype(np.float64)) / (float(activation.scale) * (INT32_MAX // 2))
-        needed = least if numbers.scale.ndim else least.max(initial=0.0)
-        if np.any(needed > numbers.scale):
-            scale = np.maximum(numbers.scale, needed).astype(np.float32)
-            self.parameters[weight] = Parameters(scale, numbers.zero_point)
-
-    def bias(self, site: Site) -> None:
-        """Gives the bias the product of the two scales, zero point 0."""
-        activation, weight = self._origins(site)
-        size = self.tensors[site.tensor].shape[0]
-        scale = np.asarray(activation.scale * self.parameters[weight].scale, np.float32)
-        self.parameters[site] = Parameters(np.broadcast_to(scale, (size,)).copy(), np.zeros(size, np.int32))
-
-    def _origins(self, site: Site) -> tuple[Parameters, Site]:
-        activation, weight, axis = site.derived_from or ("", "", None)
-        return self._activations[activation], self._weights[weight, axis]
-
-    def _range(self, site: Site) -> tuple[float, float]:
-        source = site.source
-        if source not in self.statistics:
-            raise CalibrationError(f"{source!r} saw no data", "check that the samples reach it")
-        if source not in self.ranges:
-            self.ranges[source] = choose_range(self.statistics[source], self.methods[source], site.format)
-        return self.ranges[source]
-
-    def _values(self, site: Site) -> np.ndarray[Any, Any]:
-        values = self.model.array(self.tensors[site.tensor])
-        if not np.isfinite(values).all():
-            raise CalibrationError(f"{site.tensor!r} holds NaN or infinity", "mend the model, or exclude its operator")
-        return values
-
-
-def _fixed_parameters(site: Site, fixed: FixedRange) -> Parameters:
-    low, high = site.format.qmin, site.format.qmax
-    if not low <= fixed.zero_point <= high:
-        raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}", f"its codes are {low} to {high}")
-    if site.format.symmetric and site.format.signed and fixed.zero_point:
-        raise ConfigError(f"fixed: {site.tensor!r} has zero point {fixed.zero_point}, its format is symmetric", "use 0")
-    with np.errstate(over="ignore"):
-        scale = np.asarray(fixed.scale).astype(site.float_type)
-    if not 0 < scale < np.inf:
-        raise ConfigError(f"fixed: {site.tensor!r} has scale {fixed.scale}, which {site.float_type} cannot hold")
-    return Parameters(scale, np.asarray(fixed.zero_point, site.format.dtype))
-
-
-def _methods(quantized: QuantizedModel) -> dict[str, RangeMethod]:
-    method = quantized.config.activation.range_method(quantized.matches.target.method)
-    fixed = quantized.config.fixed
-    return {site.source: method for site in quantized.activation_sites if site.source not in fixed}

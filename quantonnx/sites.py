@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
 from quantonnx.element_types import ElementTypes, type_name
+from quantonnx.errors import ConfigError
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge, Role
+from quantonnx.plan import near
+from quantonnx.ranging import BY_METHOD, Ranging
 from quantonnx.target import Target
 
-Derivation = tuple[str, str, int | None]
+
+class Derivation(NamedTuple):
+    """The two sites whose scales make that of a bias, by tensor and format."""
+
+    activation: str
+    activation_format: TensorFormat
+    weight: str
+    weight_format: TensorFormat
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,10 @@ class Site:
     """One pair, or one quantized constant.
 
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
-    `source` is the tensor whose range it takes; a bias takes the product of the scales of `derived_from`
-    (activation tensor, weight tensor, the weight's axis). `owner` is the value that the first claiming match gives.
-    `float_type` is the element type of the tensor, which its scale has too, as numpy names it.
+    `source` is the tensor whose range it takes, `ranging` how that is found; a bias may take the product of the scales
+    of `derived_from`. `owner` is the value that the first claiming match gives. `rules` are the settings that had a
+    say, the last of them the last word. `float_type` is the element type of the tensor, which its scale has too, as
+    numpy names it.
     """
 
     tensor: str
@@ -41,6 +53,8 @@ class Site:
     derived_from: Derivation | None = None
     reason: str = ""
     float_type: str = "float32"
+    ranging: Ranging = BY_METHOD
+    rules: tuple[str, ...] = ()
 
     @property
     def on_activation(self) -> bool:
@@ -75,8 +89,9 @@ def through_transparent(
             before, edge = moved[claim.tensor]
             reason = f"{claim.reason}, before {producers[claim.tensor].op}"
             yield replace(claim, tensor=before, source=before, edges=(edge,), reason=reason)
-        elif claim.derived_from is not None and claim.derived_from[0] in moved:
-            yield replace(claim, derived_from=(moved[claim.derived_from[0]][0], *claim.derived_from[1:]))
+        elif claim.derived_from is not None and claim.derived_from.activation in moved:
+            activation = moved[claim.derived_from.activation][0]
+            yield replace(claim, derived_from=claim.derived_from._replace(activation=activation))
         else:
             yield claim
 
@@ -168,11 +183,36 @@ def _sources(joins: Mapping[str, Site], target: Target, producers: dict[str, gs.
     return {name: top for name, wider in tops.items() if wider.isdisjoint(torn) for top in wider}
 
 
-def shared(claims: Iterable[Site]) -> Iterator[Site]:
-    """One pair per tensor and format, with the roles and edges of all that claim it."""
-    groups: dict[tuple[str, TensorFormat, Derivation | None], list[Site]] = {}
+def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
+    """A pair that takes the scale of another tensor finds it as that one does.
+
+    Raises ConfigError where `share_with` names a tensor without a pair of its own.
+    """
+    claims = list(claims)
+    leaders = {claim.tensor: claim for claim in claims if claim.on_activation and claim.source == claim.tensor}
     for claim in claims:
-        groups.setdefault((claim.tensor, claim.format, claim.derived_from), []).append(claim)
+        if claim.on_activation and claim.ranging.share_with:
+            claim = replace(claim, source=_shared_source(claim, leaders))
+        leader = leaders.get(claim.source) if claim.on_activation else None
+        yield claim if leader is None else replace(claim, ranging=leader.ranging)
+
+
+def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
+    wanted = str(claim.ranging.share_with)
+    where = f"{claim.rules[-1]}: {claim.tensor!r} shares with {wanted!r}"
+    if wanted not in leaders:
+        raise ConfigError(f"{where}, on which no pair of its own stands", near(wanted, leaders))
+    further = leaders[wanted].ranging.share_with
+    if further:
+        raise ConfigError(f"{where}, which shares with {further!r} itself", f"share with {further!r}")
+    return wanted
+
+
+def shared(claims: Iterable[Site]) -> Iterator[Site]:
+    """One pair per tensor, format and way to its numbers, with the roles and edges of all that claim it."""
+    groups: dict[tuple[str, TensorFormat, Derivation | None, Ranging], list[Site]] = {}
+    for claim in claims:
+        groups.setdefault((claim.tensor, claim.format, claim.derived_from, claim.ranging), []).append(claim)
     for group in groups.values():
         yield _merged(group) if len(group) > 1 else group[0]
 
@@ -183,6 +223,7 @@ def _merged(group: list[Site]) -> Site:
         roles=tuple(dict.fromkeys(role for site in group for role in site.roles)),
         edges=tuple(dict.fromkeys(edge for site in group for edge in site.edges)),
         whole=any(site.whole for site in group),
+        rules=tuple(dict.fromkeys(rule for site in group for rule in site.rules)),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -21,7 +21,7 @@ from quantonnx.costs import CostModel
 from quantonnx.declarations import operators
 from quantonnx.errors import PatternError, QuantonnxError, TargetError
 from quantonnx.formats import TensorFormat
-from quantonnx.pattern import Conversion, Pattern
+from quantonnx.pattern import Conversion, Pattern, Role
 from quantonnx.plan import near
 
 Rule = Callable[[Pattern], str | None]
@@ -38,13 +38,25 @@ class BiasKind(Enum):
 
 
 @dataclass(frozen=True)
+class FormatRequest:
+    """A format that a configuration asks for, for a role of an operator; `activation` is the format of the activation
+    that a weight meets there, None where that stays in float. With `dynamic` its scale is found at run time."""
+
+    format: TensorFormat
+    role: Role
+    operator: str
+    activation: TensorFormat | None = None
+    dynamic: bool = False
+
+
+@dataclass(frozen=True)
 class Target:
     """One compiler. `patterns` are tried longest match first; `glue` are those that are quantized only where every
     input already comes from a quantized operator, because on their own they would cost more than they gain; so are
     the matches that `memory_bound` names.
 
-    `method` chooses ranges where the user does not; `refuses` says why a format that a user asks for does not exist
-    on the target.
+    `method` chooses ranges where the user does not; `known_ranges` are those of the results of operators that need no
+    samples. `refuses` says why a format that a user asks for does not exist on the target, and what to use instead.
 
     `float_types` are the element types, as numpy names them, whose operators become integer ones.
 
@@ -65,7 +77,8 @@ class Target:
     glue: frozenset[str] = frozenset()
     memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)
     rules: tuple[Rule, ...] = ()
-    refuses: Callable[[TensorFormat], str | None] = field(default=lambda fmt: None)
+    refuses: Callable[[FormatRequest], str | None] = field(default=lambda request: None)
+    known_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     same_scale: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
     one_scale: frozenset[str] = frozenset()

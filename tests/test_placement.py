@@ -147,15 +147,20 @@ def test_a_residual_block_is_closed_for_onnxruntime() -> None:
     assert on(quantized, "y").roles == (Role.OUTPUT,)
 
 
+def _origins(site: Site) -> tuple[str, str, int | None]:
+    assert site.derived_from is not None
+    return site.derived_from.activation, site.derived_from.weight, site.derived_from.weight_format.axis
+
+
 def test_biases_take_the_product_of_two_scales() -> None:
     quantized = placed(BLOCK, "onnxruntime")
-    biases = {site.tensor: site.derived_from for site in quantized.sites if site.roles == (Role.BIAS,)}
+    biases = {site.tensor: _origins(site) for site in quantized.sites if site.roles == (Role.BIAS,)}
     assert biases == {"n1_bias": ("x", "n1_weight", 0), "b2": ("r1", "w2", 0)}
 
 
 def test_the_bias_of_a_classifier_follows_its_input_through_the_flatten() -> None:
     quantized = placed(CLASSIFIER, "onnxruntime")
-    biases = {site.tensor: site.derived_from for site in quantized.sites if site.roles == (Role.BIAS,)}
+    biases = {site.tensor: _origins(site) for site in quantized.sites if site.roles == (Role.BIAS,)}
     assert biases == {"b": ("x", "w", 0), "d": ("f", "v", 1)}
     assert on(quantized, "f").source == "p"
 
@@ -346,7 +351,7 @@ def test_an_expression_that_matches_nothing_or_is_none() -> None:
 
 def test_a_fixed_range_needs_a_pair() -> None:
     placed(BLOCK, "tensorrt", fixed={"r1": FixedRange(scale=0.1)})
-    with pytest.raises(ConfigError, match="fixed: no pair stands on 'rr1'; did you mean r1"):
+    with pytest.raises(ConfigError, match="fixed: nothing in the model is called 'rr1'; did you mean r1"):
         placed(BLOCK, "tensorrt", fixed={"rr1": FixedRange(scale=0.1)})
 
 
@@ -415,16 +420,8 @@ def test_a_depthwise_convolution_is_quantized_only_between_integer_operators() -
 @pytest.mark.parametrize("asked", [{"symmetric": False}, {"signed": False}, {"n_bits": 16}])
 def test_tensorrt_refuses_formats_that_it_does_not_have(asked: dict[str, object]) -> None:
     graph = "agraph (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w> { y = Conv(x, w) }"
-    with pytest.raises(TargetError, match="tensorrt refuses the activation format"):
+    with pytest.raises(TargetError, match="tensorrt refuses the format of INPUT 'x' of ConvBN that `activation` asks for"):
         placed(graph, "tensorrt", activation=TensorQuantConfig(**asked))
-
-
-@pytest.mark.parametrize("n_bits", [2, 7, 9, 15])
-def test_activation_codes_end_where_their_integer_type_does(n_bits: int) -> None:
-    storage = 8 if n_bits < 8 else 16
-    message = f"an activation of {n_bits} bits would saturate at {storage} bits; use 8 or 16"
-    with pytest.raises(ConfigError, match=message):
-        placed(BLOCK, "onnxruntime", activation=TensorQuantConfig(n_bits=n_bits))
 
 
 def test_a_product_of_two_constants_stays_in_float() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.formats import TensorFormat
-from quantonnx.pattern import Pattern
-from quantonnx.target import BiasKind, Target
+from quantonnx.formats import Storage, TensorFormat
+from quantonnx.pattern import Pattern, Role
+from quantonnx.target import BiasKind, FormatRequest, Target
 
 from ..activation import gelus
 from ..attention import attentions
@@ -36,11 +36,34 @@ def small_product(found: Pattern) -> str | None:
     return None
 
 
-def no_such_format(fmt: TensorFormat) -> str | None:
-    """Why TensorRT refuses a format of integers, or None."""
+def no_such_format(asked: FormatRequest) -> str | None:
+    """Why TensorRT refuses a format, or None."""
+    fmt = asked.format
+    if asked.role is Role.BIAS:
+        return "its biases are float; say `bias: null`"
+    if asked.dynamic:
+        return "its scales are constants of the file; leave `dynamic` out"
+    if fmt.float8:
+        return None
     if not (fmt.signed and fmt.symmetric):
-        return "its int8 is signed and symmetric, with zero point 0"
-    return "its integers have at most 8 bits" if fmt.n_bits > 8 else None
+        return "its int8 is signed and symmetric, with zero point 0; say `symmetric: true`"
+    if fmt.n_bits > 8:
+        return "its integers have at most 8 bits; use 8, or leave the operator in float"
+    if asked.role is not Role.WEIGHT:
+        return None if fmt.n_bits == 8 else "its activations have 8 bits; use fewer bits for weights only"
+    if asked.activation is not None and asked.activation.float8:
+        return "float8 activations meet float8 weights there; say `weight: {dtype: float8e4m3fn}`"
+    return _no_such_weight(asked)
+
+
+def _no_such_weight(asked: FormatRequest) -> str | None:
+    fmt = asked.format
+    native = fmt.storage is Storage.NATIVE
+    if fmt.group_size and not (native and fmt.n_bits == 4 and fmt.group_size in (64, 128)):
+        return "its groups are of 64 or 128 values of native int4; say `n_bits: 4`, `storage: native`"
+    if native and fmt.n_bits == 4 and asked.activation is not None:
+        return "native int4 is for weights alone; say `activation: null`, or `storage: narrowed`"
+    return None
 
 
 target = Target(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from quantonnx.formats import TensorFormat
-from quantonnx.target import BiasKind, Target
+from quantonnx.pattern import Role
+from quantonnx.target import BiasKind, FormatRequest, Target
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Profile:
             return None
         base: TensorFormat = self.target.weight if weight else self.target.activation
         asked = replace(base, n_bits=bits, signed=signed, symmetric=symmetric, narrow_range=False)
-        return self.target.refuses(asked)
+        return self.target.refuses(FormatRequest(asked, Role.WEIGHT if weight else Role.INPUT, "any operator"))
 
     @property
     def integer_bits(self) -> int:

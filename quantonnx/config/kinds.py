@@ -1,0 +1,41 @@
+"""What can be said about activations only, and what about weights only."""
+
+from __future__ import annotations
+
+from quantonnx.config.specs import TensorQuantConfig
+from quantonnx.errors import ConfigError
+from quantonnx.formats import Rounding
+
+_OF_WEIGHTS = {
+    "per_channel": "only weights have a scale per channel",
+    "axis": "only weights have a scale per channel",
+    "group_size": "only weights have scales per group",
+    "rounding": "activations are rounded half to even, as QuantizeLinear does",
+    "storage": "only weights are stored",
+}
+_AS_ALWAYS = {"per_channel": False, "rounding": Rounding.HALF_EVEN}
+_OF_ACTIVATIONS = {
+    "calibration_method": "weights take their range from their values",
+    "dynamic": "weights are known before the run",
+    "share_with": "weights take their range from their values",
+}
+
+
+def check_activation(spec: TensorQuantConfig | None, where: str) -> None:
+    """Raises ConfigError for a setting that only weights have."""
+    asked = {name: why for name, why in _OF_WEIGHTS.items() if getattr(spec, name, None) != _AS_ALWAYS.get(name)}
+    _refuse(spec, where, asked)
+    if spec is not None and spec.is_int32:
+        raise ConfigError(f"{where}.dtype is 'int32'", "activations have 2 to 16 bits, or are float8e4m3fn")
+
+
+def check_weight(spec: TensorQuantConfig | None, where: str) -> None:
+    """Raises ConfigError for a setting that only activations have."""
+    _refuse(spec, where, _OF_ACTIVATIONS)
+
+
+def _refuse(spec: TensorQuantConfig | None, where: str, reasons: dict[str, str]) -> None:
+    for name, reason in reasons.items():
+        value = getattr(spec, name, None)
+        if value is not None:
+            raise ConfigError(f"{where}.{name} is {str(value)!r}", f"{reason}; leave it out")

@@ -1,0 +1,225 @@
+"""From levels of settings to one tensor: what is said about it, from the target's defaults up, and by which rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from quantonnx.config import NameRules, OperatorRule, QuantConfig, Slots, TensorQuantConfig
+from quantonnx.config.presets import SPECS
+from quantonnx.config.rules import OTHERS
+from quantonnx.formal_names import formal_name
+from quantonnx.model import Model
+from quantonnx.pattern import Pattern
+from quantonnx.scopes import Scopes, dotted
+
+_ONE_OF = ("calibration_method", "scale", "range", "share_with", "dynamic")
+"""To say one of these anew is to take back the others."""
+
+
+STATES = ("weight", "bias")
+"""What operators hold, in the order in which rules count it."""
+
+
+class Side(Enum):
+    """Which tensors of an operator are meant."""
+
+    INPUTS = "inputs"
+    OUTPUTS = "outputs"
+    STATES = "states"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one level says about a tensor, and where it is written; None is off."""
+
+    rule: str
+    spec: TensorQuantConfig | None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor where one operator reads or gives it: what rules can name it by.
+
+    `declared` are the names that the match's pattern has for it, `position` its place among the pattern's own.
+    `folded` are names of operators that were folded into the match.
+    """
+
+    side: Side
+    kind: str
+    node: gs.Node
+    index: int
+    tensor: gs.Tensor
+    match: Pattern | None = None
+    declared: tuple[str, ...] = ()
+    position: int = -1
+    folded: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """The index by which a rule can name the tensor: of states, 0 is the weight and 1 the bias."""
+        return STATES.index(self.kind) if self.side is Side.STATES else self.index
+
+    @property
+    def group(self) -> list[gs.Node]:
+        """The operators of the match, the one that gives its result last."""
+        return list(reversed(self.match.nodes)) if self.match is not None else [self.node]
+
+
+@dataclass
+class Outcome:
+    """What is said in the end: whether there is a pair, its settings, and the rules that had a say, the last one last.
+
+    `demanded` is true where a level above the global one asks for a pair.
+    """
+
+    on: bool
+    demanded: bool = False
+    said: dict[str, Any] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+
+    def copy(self) -> Outcome:
+        """Returns an outcome that hears more by itself."""
+        return replace(self, said=dict(self.said))
+
+    def hear(self, level: Said, *, above_global: bool) -> None:
+        """Takes in what a higher level says."""
+        found = {} if level.spec is None else level.spec.said()
+        if level.spec is None or above_global or found:
+            self.on = level.spec is not None
+            self.demanded = self.on and above_global
+            self.rules = (*self.rules, level.rule)
+        for name in found.keys() & set(_ONE_OF):
+            for other in (*_ONE_OF, "zero_point"):
+                self.said.pop(other, None) if other != name else None
+        self.said |= found
+
+
+class Resolver:
+    """What a configuration says about the tensors of a model."""
+
+    def __init__(self, model: Model, config: QuantConfig) -> None:
+        self.config = config
+        self.scopes = Scopes(model) if config.modules else None
+        self._opset = model.opset
+        self._global = {kind: self._globally(kind) for kind in SPECS}
+        sections = ("op_types", "op_names", "tensors")
+        self._names = {section: NameRules(getattr(config, section), section) for section in sections}
+        self._modules = self._chosen_modules()
+
+    def resolve(self, slot: Slot, *, declared: bool) -> Outcome:
+        """Returns what is said about a tensor at an operator; `declared` where a pattern puts a pair there."""
+        outcome = self._global[slot.kind].copy()
+        outcome.on = outcome.on and declared
+        for level in self._above(slot):
+            outcome.hear(level, above_global=True)
+        return outcome
+
+    def _globally(self, kind: str) -> Outcome:
+        outcome = Outcome(on=True)
+        for rule, spec in self.config.globally(kind):
+            outcome.hear(Said(rule, spec), above_global=False)
+        return outcome
+
+    @property
+    def speaks_of_operators(self) -> bool:
+        """True where rules may ask for pairs that no pattern declares."""
+        config = self.config
+        return bool(config.op_types or config.op_names or config.modules or config.patterns)
+
+    def _above(self, slot: Slot) -> Iterator[Said]:
+        yield from self._operators("op_types", slot, lambda node: (node.op,))
+        yield from self._pattern(slot)
+        yield from self._operators("op_names", slot, lambda node: (node.name, *(out.name for out in node.outputs)))
+        yield from self._boundaries(slot)
+        for name in _lowest_first(self._names["tensors"], (slot.tensor.name,)):
+            yield Said(f"tensors.{name}", self.config.tensors[name])
+        if slot.tensor.name in self.config.fixed and slot.kind == "activation":
+            given = self.config.fixed[slot.tensor.name]
+            spec = TensorQuantConfig(scale=given.scale, zero_point=given.zero_point)
+            yield Said(f"fixed.{slot.tensor.name}", spec)
+
+    def _operators(self, section: str, slot: Slot, names_of: Callable[[gs.Node], Sequence[str]]) -> Iterator[Said]:
+        """What is said about the slot's own operator comes last; what a group gives, each of its operators gives."""
+        rules = getattr(self.config, section)
+        if not rules:
+            return
+        for name in _lowest_first(self._names[section], slot.folded):
+            if rules[name] is None:
+                yield Said(f"{section}.{name}", None)
+        group = slot.group
+        for node in [*(node for node in group if node is not slot.node), slot.node]:
+            for name in _lowest_first(self._names[section], names_of(node)):
+                own = node is slot.node
+                if own or rules[name] is None or slot.side is Side.OUTPUTS:
+                    index, known = (slot.number, self._formal(slot)) if own else (0, ())
+                    yield from said_in(f"{section}.{name}", rules[name], slot.side, index, known)
+
+    def _pattern(self, slot: Slot) -> Iterator[Said]:
+        name = type(slot.match).__name__ if slot.match is not None else ""
+        if name in self.config.patterns:
+            rule = self.config.patterns[name]
+            yield from said_in(f"patterns.{name}", rule, slot.side, slot.position, slot.declared)
+
+    def _boundaries(self, slot: Slot) -> Iterator[Said]:
+        if self.scopes is None:
+            return
+        for rule, scope in self._modules:
+            content = self.config.modules[rule]
+            if content is None:
+                if any(scope in self.scopes.of(node) for node in slot.group):
+                    yield Said(f"modules.{rule}", None)
+            elif (place := self._place_in(scope, slot)) is not None:
+                yield from said_in(f"modules.{rule}", content, slot.side, *place)
+
+    def _place_in(self, scope: str, slot: Slot) -> tuple[int, tuple[str, ...]] | None:
+        """The index and the names of a tensor as part of a scope; None where it does not cross its boundary."""
+        assert self.scopes is not None
+        if slot.side is Side.STATES:
+            return (slot.number, self._formal(slot)) if scope in self.scopes.of(slot.node) else None
+        boundary = self.scopes.boundary(scope)
+        if slot.side is Side.INPUTS:
+            name = slot.tensor.name if self.scopes.enters(scope, slot.node, slot.tensor) else ""
+            return (boundary.inputs[name], (name,)) if name in boundary.inputs else None
+        given = [out.name for node in slot.group for out in node.outputs if out.name in boundary.outputs]
+        return (boundary.outputs[given[-1]], (given[-1],)) if given else None
+
+    def _chosen_modules(self) -> list[tuple[str, str]]:
+        """The rules for modules with the scopes that they name: outer scopes first, inner ones have the last word."""
+        if self.scopes is None:
+            return []
+        names = self.scopes.names
+        rules = {rule: rule if rule.startswith("re:") else dotted(rule) for rule in self.config.modules}
+        chosen = []
+        for rule, wanted in rules.items():
+            matcher = NameRules([wanted], "modules")
+            chosen += [(rule, scope) for scope in names if matcher.first((scope,))]
+        return sorted(chosen, key=lambda entry: entry[1].count("."))
+
+    def _formal(self, slot: Slot) -> tuple[str, ...]:
+        formal = formal_name(slot.node, slot.index, inputs=slot.side is not Side.OUTPUTS, opset=self._opset)
+        return (slot.kind, *formal) if slot.side is Side.STATES else formal
+
+
+def said_in(where: str, rule: OperatorRule | None, side: Side, index: int, names: Iterable[str]) -> Iterator[Said]:
+    """Yields what a rule says about one tensor of an operator: at its index, under one of its names, or as `*`."""
+    if rule is None:
+        yield Said(where, None)
+        return
+    slots: Slots | None = getattr(rule, side.value)
+    if slots is None:
+        yield Said(f"{where}.{side.value}", None)
+        return
+    key = next((key for key in (index, *names, OTHERS) if key in slots), None)
+    if key is not None:
+        yield Said(f"{where}.{side.value}.{key}", slots[key])
+
+
+def _lowest_first(rules: NameRules, names: Sequence[str]) -> list[str]:
+    """Rules for one of the names: patterns in the order they were written, then exact names."""
+    found = list(rules.all(names))
+    return [rule for rule in found if rule in rules.patterns] + [rule for rule in found if rule in rules.exact]

@@ -1,0 +1,177 @@
+"""Rules against the model and the target: one that matches nothing, or asks for what there is not, is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from quantonnx.config import NameRules, OperatorRule, QuantConfig
+from quantonnx.config.rules import OTHERS
+from quantonnx.errors import ConfigError, TargetError
+from quantonnx.formal_names import formal_name
+from quantonnx.model import Model
+from quantonnx.pattern import Point, Role
+from quantonnx.plan import near
+from quantonnx.resolution import STATES
+from quantonnx.rewriting import Matches
+from quantonnx.scopes import Scopes, dotted
+from quantonnx.sites import Site
+from quantonnx.slots import names_of, rules_of
+from quantonnx.target import FormatRequest, Target
+
+
+def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
+    """Raises ConfigError for a rule that matches nothing in the model and is not optional."""
+    known = [name for node in model.graph.nodes for name in names_of(node)]
+    folded = [name for step in matches for name in step.nodes]  # a folded node can still be called by its name
+    for where, listed in (
+        ("exclude", config.exclude),
+        ("skip.stub", config.skip.stub),
+        ("skip.weight", config.skip.weight),
+        ("skip.smooth", config.skip.smooth),
+    ):
+        rules_of(listed, where).check([*known, *folded])
+    opset = model.opset
+    types = _found(config.op_types, "op_types", model.graph.nodes, lambda node: [node.op], [])
+    names = _found(
+        config.op_names, "op_names", model.graph.nodes, lambda node: [n for n in names_of(node) if n != node.op], folded
+    )
+    for section, rules, found in (("op_types", config.op_types, types), ("op_names", config.op_names, names)):
+        for name, rule in rules.items():
+            if rule is not None and found[name]:
+                _check_slots(f"{section}.{name}", rule, found[name], opset)
+    _check_tensor_names(model, config)
+    _check_modules(model, config)
+    _check_patterns(matches, config)
+
+
+def _found(
+    rules: Mapping[str, OperatorRule | None],
+    where: str,
+    nodes: Sequence[gs.Node],
+    names_of: Callable[[gs.Node], Sequence[str]],
+    more: Sequence[str],
+) -> dict[str, list[gs.Node]]:
+    """The operators that each rule is about; the error for a rule that is about none."""
+    optional = [name for name, rule in rules.items() if rule is not None and rule.optional]
+    matcher = NameRules(rules, where, optional)
+    if not rules:
+        return {}
+    matcher.check([*(name for node in nodes for name in names_of(node)), *more])
+    found: dict[str, list[gs.Node]] = {name: [] for name in rules}
+    for node in nodes:
+        for name in matcher.all(names_of(node)):
+            found[name].append(node)
+    return found
+
+
+def _check_slots(where: str, rule: OperatorRule, nodes: Sequence[gs.Node], opset: int) -> None:
+    sides = (("inputs", rule.inputs, True), ("outputs", rule.outputs, False))
+    for side, slots, inputs in sides:
+        for key in slots or ():
+            counts = [(node, len(node.inputs if inputs else node.outputs)) for node in nodes]
+            known = {index for _, count in counts for index in range(count)}
+            names = {
+                n for node, c in counts for i in range(c) for n in formal_name(node, i, inputs=inputs, opset=opset)
+            }
+            _check_key(f"{where}.{side}", key, known, names)
+    for key in rule.states or ():
+        formal = {n for node in nodes for i in (1, 2) for n in formal_name(node, i, inputs=True, opset=opset)}
+        _check_key(f"{where}.states", key, {0, 1}, {*STATES, *formal})
+
+
+def _check_key(where: str, key: int | str, indices: Collection[int], names: Collection[str]) -> None:
+    if key == OTHERS or key in indices or key in names:
+        return
+    shown = ", ".join(map(str, [*sorted(indices), *sorted(names)]))
+    raise ConfigError(f"{where} has no {key!r}", near(str(key), names) or f"there are {shown}")
+
+
+def _check_tensor_names(model: Model, config: QuantConfig) -> None:
+    optional = [name for name, rule in config.tensors.items() if rule is not None and rule.optional]
+    known = model.tensors()
+    NameRules(config.tensors, "tensors", optional).check(known)
+    NameRules(config.fixed, "fixed").check(known)
+
+
+def _check_modules(model: Model, config: QuantConfig) -> None:
+    if not config.modules:
+        return
+    scopes = Scopes(model)
+    for name, rule in config.modules.items():
+        wanted = name if name.startswith("re:") else dotted(name)
+        matcher = NameRules([wanted], "modules", [wanted] if rule is not None and rule.optional else [])
+        found = [scope for scope in scopes.names if matcher.first((scope,))]
+        if not found and wanted not in matcher.optional:
+            hint = near(wanted, scopes.names) or "the file names no modules" * (not scopes.names)
+            raise ConfigError(f"modules: no scope of the model is called {name!r}", hint)
+        for side in ("inputs", "outputs"):
+            for key in getattr(rule, side, None) or {} if found else {}:
+                crossing = [getattr(scopes.boundary(scope), side) for scope in found]
+                known = {value for boundary in crossing for value in boundary}
+                _check_key(f"modules.{name}.{side}", key, range(max(map(len, crossing))), known)
+
+
+def _check_patterns(matches: Matches, config: QuantConfig) -> None:
+    used = {step.pattern for step in matches}
+    known = {pattern.__name__: pattern for pattern in matches.target.patterns}
+    for name, rule in config.patterns.items():
+        if name not in known:
+            target = matches.target.name
+            raise ConfigError(
+                f"patterns: {target} has no pattern {name!r}", near(name, known) or "see `quantonnx targets`"
+            )
+        if name not in used and not (rule is not None and rule.optional):
+            raise ConfigError(f"patterns: {name} matches nothing in the model", near(name, used))
+        for side in ("inputs", "outputs", "states"):
+            for key in getattr(rule, side, None) or ():
+                points = [p for p in known[name].qdq_points if _is_of(side, p)]
+                _check_key(f"patterns.{name}.{side}", key, range(len(points)), {*known[name].declarations, *STATES})
+
+
+def _is_of(side: str, point: Point) -> bool:
+    if not point.role.on_activation:
+        return side == "states"
+    return (side == "outputs") == (point.role is Role.OUTPUT)
+
+
+def check_tensors(config: QuantConfig, sites: Sequence[Site]) -> None:
+    """Raises ConfigError for a rule about numbers of a tensor on which no pair of its own stands."""
+    sources = {site.tensor: site.source for site in sites if site.on_activation}
+    known = {site.tensor: "" for site in sites} | sources
+    for where, name, optional in _numbered(config):
+        if name not in known and not optional:
+            raise ConfigError(f"{where}: no pair stands on {name!r}", near(name, known))
+        if sources.get(name, name) != name and not optional and not _shares(config, name):
+            raise ConfigError(f"{where}: {name!r} takes its scale from {sources[name]!r}", "say it about that one")
+
+
+def _numbered(config: QuantConfig) -> list[tuple[str, str, bool]]:
+    rules = [(name, rule) for name, rule in config.tensors.items() if rule is not None and not name.startswith("re:")]
+    return [("fixed", name, False) for name in config.fixed] + [
+        ("tensors", name, rule.optional) for name, rule in rules if rule.said()
+    ]
+
+
+def _shares(config: QuantConfig, name: str) -> bool:
+    rule = config.tensors.get(name)
+    return rule is not None and rule.share_with is not None
+
+
+def check_formats(target: Target, claims: Iterable[Site]) -> None:
+    """Raises TargetError for a format that a rule asks for and the target refuses."""
+    activations = {claim.owner: claim.format for claim in claims if Role.INPUT in claim.roles}
+    asked: dict[FormatRequest, Site] = {}
+    for claim in claims:
+        if claim.rules and claim.derived_from is None:
+            beside = None if claim.on_activation else activations.get(claim.owner)
+            request = FormatRequest(claim.format, claim.roles[0], claim.pattern, beside, claim.ranging.dynamic)
+            asked.setdefault(request, claim)
+    for request, claim in asked.items():
+        reason = target.refuses(request)
+        if reason:
+            raise TargetError(
+                f"{target.name} refuses the format of {claim.roles[0].name} {claim.tensor!r} of {claim.pattern} that "
+                f"`{claim.rules[-1]}` asks for: {reason}"
+            )

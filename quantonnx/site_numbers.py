@@ -1,0 +1,120 @@
+"""Scale and zero point of every site: activations from statistics, weights from values, biases from both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from quantonnx.calibration.ranges import choose_range
+from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.errors import CalibrationError, ConfigError
+from quantonnx.formats import Parameters, TensorFormat
+from quantonnx.insertion import INT32_MAX
+from quantonnx.model import Model
+from quantonnx.ranging import Ranging
+from quantonnx.sites import Site
+
+Key = tuple[str, TensorFormat]
+
+
+class SiteNumbers:
+    """The numbers of sites as they are found: `parameters` by site, `ranges` by the tensor that samples showed."""
+
+    def __init__(self, model: Model, statistics: Mapping[str, TensorStatistics]) -> None:
+        self.model = model
+        self.statistics = statistics
+        self.tensors = model.tensors()
+        self.parameters: dict[Site, Parameters] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self._found: dict[tuple[str, TensorFormat, Ranging], tuple[float, float]] = {}
+        self._by_key: dict[Key, Site] = {}
+
+    def activation(self, site: Site) -> None:
+        """Chooses a range, or takes what the user fixed."""
+        self._keep(site, self._fixed(site) or site.format.parameters(*self._range(site), site.float_type))
+
+    def constant(self, site: Site) -> None:
+        """Takes the range of the values themselves, per channel or group where the format says so."""
+        fixed = self._fixed(site)
+        if fixed is None:
+            low, high = site.ranging.range or site.format.extremes(self._values(site))
+            fixed = site.format.parameters(low, high, site.float_type)
+        self._keep(site, fixed)
+
+    def widen_for_bias(self, site: Site) -> None:
+        """Raises the scale of weight channels so far that the bias fits into int32; only near-dead ones need it."""
+        activation, weight = self._origins(site)
+        numbers = self.parameters[weight]
+        least = np.abs(self._values(site).astype(np.float64)) / (float(activation.scale) * (INT32_MAX // 2))
+        needed = least if numbers.scale.ndim else least.max(initial=0.0)
+        if np.any(needed > numbers.scale):
+            scale = np.maximum(numbers.scale, needed).astype(np.float32)
+            self.parameters[weight] = Parameters(scale, numbers.zero_point)
+
+    def bias(self, site: Site) -> None:
+        """Gives the bias the product of the two scales, zero point 0."""
+        activation, weight = self._origins(site)
+        size = self.tensors[site.tensor].shape[0]
+        scale = np.asarray(activation.scale * self.parameters[weight].scale, np.float32)
+        self.parameters[site] = Parameters(np.broadcast_to(scale, (size,)).copy(), np.zeros(size, np.int32))
+
+    def _keep(self, site: Site, numbers: Parameters) -> None:
+        self.parameters[site] = numbers
+        self._by_key.setdefault((site.tensor, site.format), site)
+
+    def _origins(self, site: Site) -> tuple[Parameters, Site]:
+        assert site.derived_from is not None
+        activation, activation_format, weight, weight_format = site.derived_from
+        return self.parameters[self._by_key[activation, activation_format]], self._by_key[weight, weight_format]
+
+    def _range(self, site: Site) -> tuple[float, float]:
+        key = (site.source, site.format, site.ranging)
+        if key not in self._found:
+            self._found[key] = site.ranging.widened(*self._chosen(site))
+        self.ranges.setdefault(site.source, self._found[key])
+        return self._found[key]
+
+    def _chosen(self, site: Site) -> tuple[float, float]:
+        if site.ranging.range is not None:
+            return site.ranging.range
+        if site.source not in self.statistics:
+            raise CalibrationError(f"{site.source!r} saw no data", "check that the samples reach it")
+        return choose_range(self.statistics[site.source], site.ranging.method, site.format)
+
+    def _values(self, site: Site) -> np.ndarray[Any, Any]:
+        value: gs.Constant = self.tensors[site.tensor]
+        values = self.model.array(value)
+        if not np.isfinite(values).all():
+            raise CalibrationError(f"{site.tensor!r} holds NaN or infinity", "mend the model, or exclude its operator")
+        return values
+
+    def _fixed(self, site: Site) -> Parameters | None:
+        if site.ranging.scale is None:
+            return None
+        where, fmt = site.rules[-1], site.format
+        scale, zero_point = np.asarray(site.ranging.scale, np.float64), np.asarray(site.ranging.zero_point or 0)
+        self._check_shape(site, where, scale)
+        if fmt.float8 and zero_point.any():
+            raise ConfigError(f"{where}: {site.tensor!r} has a zero point, and float8 has none", "leave it out")
+        if not fmt.float8 and not ((fmt.qmin <= zero_point) & (zero_point <= fmt.qmax)).all():
+            found = f"{where}: {site.tensor!r} has zero point {site.ranging.zero_point}"
+            raise ConfigError(found, f"its codes are {fmt.qmin} to {fmt.qmax}")
+        if fmt.symmetric and fmt.signed and zero_point.any():
+            found = f"{where}: {site.tensor!r} has zero point {site.ranging.zero_point}, its format is symmetric"
+            raise ConfigError(found, "use 0")
+        with np.errstate(over="ignore"):
+            stored = scale.astype(site.float_type)
+        if not ((stored > 0) & (stored < np.inf)).all():
+            lost = f"{where}: {site.tensor!r} has scale {site.ranging.scale}, which {site.float_type} cannot hold"
+            raise ConfigError(lost, "give another one")
+        return Parameters(stored, np.broadcast_to(zero_point, scale.shape).astype(fmt.dtype))
+
+    def _check_shape(self, site: Site, where: str, scale: np.ndarray[Any, Any]) -> None:
+        fmt, shape = site.format, self.tensors[site.tensor].shape
+        wanted = () if fmt.axis is None else (shape[fmt.axis],)
+        if scale.shape not in ((), wanted) or (fmt.axis is None and scale.shape):
+            expected = f"expected {wanted[0]} numbers" if wanted else "expected one number"
+            raise ConfigError(f"{where}: {site.tensor!r} has {scale.size} scales", expected)
