@@ -123,6 +123,11 @@ NORMS = {
         "r = Sqrt(e) h = Div(d, r) k = Mul(h, g) n = Add(k, b)",
         ", float eps = {0.00001}",
     ),
+    "folded parts": (
+        "m = ReduceMean<axes=[-1]>(x) d = Sub(x, m) q = Mul(d, d) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) "
+        "r = Sqrt(e) i = Reciprocal(r) f = Mul(i, g) h = Mul(x, f) k = Mul(m, f) l = Sub(b, k) n = Add(h, l)",
+        ", float eps = {0.00001}",
+    ),
     "RMS in parts": (
         "q = Mul(x, x) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) r = Sqrt(e) h = Div(x, r) n = Mul(h, g)",
         ", float eps = {0.00001}",
@@ -274,6 +279,15 @@ def test_channel_extremes_are_those_of_all_samples() -> None:
     np.testing.assert_allclose(one.maxima, norm_maxima(read(TWO)), rtol=1e-5)
     assert one.samples == other.samples == 2
     np.testing.assert_allclose((one.low, one.high), (other.low, other.high), rtol=1e-5)
+
+
+def test_channel_extremes_beside_other_statistics_and_of_an_input() -> None:
+    with Collector(read(TWO), ["n", "x", "y"], channels=["x", "n", "y"], threads=1) as collector:
+        collector.run_all([{"x": X}])
+        whole, channels = collector.finish(), collector.channel_extremes()
+    np.testing.assert_array_equal(channels["x"].maxima, np.abs(X).max(axis=(0, 1)))
+    for name, stats in whole.items():
+        assert (stats.low, stats.high) == pytest.approx((channels[name].low.min(), channels[name].high.max()))
 
 
 def test_channel_extremes_merge() -> None:

@@ -134,16 +134,18 @@ class _Writer:
             return
         weights = _weight_maxima(found.weights)
         scale = smoothing_scale(maxima[name], weights, self.alpha, self.least)
-        too_large = next((o.constant for o in found.factors if not _fits(o, load_array(o.constant), 1 / scale)), None)
-        too_large = too_large or next((o.constant for o in found.weights if not _fits(o, weights, scale)), None)
+        too_large = _too_large(found, weights, scale)
         if too_large is not None:
             self.refused.append(Refused(name, f"{too_large.name!r} would not fit into {too_large.dtype}"))
             return
+        self._scale_all(found, scale)
+        self.smoothed.append(Smoothed(name, found.linears, scale))
+
+    def _scale_all(self, found: NormReaders, scale: Array) -> None:
         for operand, part in zip(found.factors, ("gamma", "beta"), strict=False):
-            self._scale(operand, 1 / scale, f"{name}_{part}")
+            self._scale(operand, 1 / scale, f"{found.result.name}_{part}")
         for operand in found.weights:
             self._scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
-        self.smoothed.append(Smoothed(name, found.linears, scale))
 
     def _scale(self, operand: Operand, scale: Array, name: str) -> None:
         """Changes a constant that nothing else reads; of others, readers here get a scaled copy of that name."""
@@ -176,10 +178,17 @@ def _largest(values: Array, axis: int) -> Array:
     return np.asarray(np.maximum(values.max(axis=others), -values.min(axis=others)), np.float32)
 
 
-def _fits(operand: Operand, values: Array, scale: Array) -> bool:
-    """True where the scaled values are finite in the constant's own type."""
+def _too_large(found: NormReaders, weights: Array, scale: Array) -> gs.Constant | None:
+    """The first constant whose scaled values are not finite in its own type; `weights` are the largest of those."""
+    factors = [(each.constant, load_array(each.constant), 1 / scale) for each in found.factors]
+    largest = [(each.constant, weights, scale) for each in found.weights]
+    every = (*factors, *largest)
+    return next((constant for constant, values, by in every if not _fits(values, by, constant.dtype)), None)
+
+
+def _fits(values: Array, scale: Array, dtype: Any) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite((values.astype(np.float32) * scale).astype(operand.constant.dtype)).all())
+        return bool(np.isfinite((values.astype(np.float32) * scale).astype(dtype)).all())
 
 
 def _scaled(constant: gs.Constant, scale: Array, axis: int) -> Array:

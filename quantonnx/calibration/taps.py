@@ -107,8 +107,8 @@ def add_mean_taps(
 
 
 def add_outputs(proto: onnx.ModelProto, names: Collection[str]) -> None:
-    """Make outputs of the tensors in `names` that are none yet."""
-    own = {value.name for value in proto.graph.output}
+    """Make outputs of the computed tensors in `names` that are none yet."""
+    own = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
 
 
