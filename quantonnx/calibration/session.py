@@ -24,8 +24,8 @@ from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, core
 from quantonnx.calibration.digest import SampleDigest
 from quantonnx.calibration.feeds import input_specs, named
 from quantonnx.calibration.sources import Part, shared_rows
-from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
-from quantonnx.calibration.taps import Tap, add_mean_taps, add_taps
+from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
+from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps
 from quantonnx.errors import CalibrationError, DataError, ModelError
 from quantonnx.model import Model
 
@@ -85,10 +85,11 @@ class Collector:
     """The float model with its inner tensors watched; a context manager.
 
     `histogram` tells for which tensors one is kept: all, none, or those named. `means` names tensors whose channel
-    means are wanted, with whether they have spatial axes. Feeds may differ in shape; where
-    every input has the same first dimension, it counts the samples of a feed, and statistics do not depend on how
-    samples are grouped. The model is loaded at the first feed. Raises CalibrationError for a tensor that the model
-    does not compute, that holds NaN or infinity, or that saw no data; with `lenient`, the last two are remembered.
+    means are wanted, with whether they have spatial axes; `channels` those whose extremes in each channel of the last
+    axis are. Feeds may differ in shape; where every input has the same first dimension, it counts the samples of a
+    feed, and statistics do not depend on how samples are grouped. The model is loaded at the first feed. Raises
+    CalibrationError for a tensor that the model does not compute, that holds NaN or infinity, or that saw no data; with
+    `lenient`, the last two are remembered.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Collector:
         *,
         histogram: bool | Collection[str] = True,
         means: Mapping[str, bool] = MappingProxyType({}),
+        channels: Collection[str] = (),
         threads: int | None = None,
         lenient: bool = False,
     ) -> None:
@@ -113,12 +115,13 @@ class Collector:
         self._means_wanted = dict(means)
         self._means = {name: ChannelMeans() for name in means}
         self._mean_outputs: dict[str, str] = {}
+        self._channels = {name: ChannelExtremes(name) for name in channels}
         self._taps: list[Tap] = []
         self._session: ort.InferenceSession | None = None
         self._follower = Follower(self._record)
         self._begun = 0
         self._seen = 0
-        _check_known(model, tensors)
+        _check_known(model, [*tensors, *channels])
 
     def __enter__(self) -> Collector:
         return self
@@ -153,9 +156,11 @@ class Collector:
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""
         self._follower.stop()
-        for stats in self._statistics.values():
-            if stats.samples == 0 and stats.name not in self._refused:
-                self._refuse(stats.name, CalibrationError(f"tensor {stats.name!r} {_NO_DATA}", _REACH_IT))
+        seen = {name: stats.samples for name, stats in self._statistics.items() if name not in self._refused}
+        seen |= {name: extremes.samples for name, extremes in self._channels.items()}
+        for name, samples in seen.items():
+            if samples == 0:
+                self._refuse(name, CalibrationError(f"tensor {name!r} {_NO_DATA}", _REACH_IT))
         return {name: stats for name, stats in self._statistics.items() if name not in self._refused}
 
     def collected(self, name: str = "") -> Statistics:
@@ -168,6 +173,10 @@ class Collector:
     def channel_means(self) -> dict[str, Array]:
         """Return E[x] of each channel, float64 [channels], of the tensors in `means`; after `finish`."""
         return {name: means.mean for name, means in self._means.items()}
+
+    def channel_extremes(self) -> dict[str, ChannelExtremes]:
+        """Return the extremes of each channel of the tensors in `channels`; after `finish`."""
+        return self._channels
 
     def _opened(
         self, samples: Iterable[Mapping[str, Array]], at_once: int
@@ -183,7 +192,7 @@ class Collector:
         index, feed = sample
         assert self._session is not None
         wanted = [name for tap in self._taps for name in tap.outputs] + list(self._mean_outputs.values())
-        names = [name for name in dict.fromkeys((*outputs, *wanted)) if name not in feed]
+        names = [name for name in dict.fromkeys((*outputs, *wanted, *self._channels)) if name not in feed]
         try:
             values = self._session.run(names, feed)[: len(names)]  # no names mean all outputs to ONNX Runtime
         except Exception as error:
@@ -201,6 +210,7 @@ class Collector:
         def tap(proto: onnx.ModelProto) -> None:
             self._taps = add_taps(proto, inner, shapes)
             self._mean_outputs = add_mean_taps(proto, self._means_wanted, shapes, self._taps)
+            add_outputs(proto, self._channels)
 
         with ExitStack() as stack:
             source = _prepared(self._model, stack, tap)
@@ -221,6 +231,9 @@ class Collector:
                 self._refuse(tap.tensor, error)
         for tensor, name in self._mean_outputs.items():
             self._means[tensor].update(values[name].reshape(len(values[name]), -1))
+        for name, extremes in self._channels.items():
+            _check_type(name, values[name])
+            extremes.update(values[name], rows)
 
     def _refuse(self, tensor: str, error: CalibrationError) -> None:
         if not self._lenient:
