@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
+from quantonnx.provenance import provenance
 
 _CONSTANT_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 MOVING = frozenset(
@@ -117,6 +118,7 @@ class Inspection:
     bytes_by_type: tuple[tuple[str, int], ...]
     file_bytes: int
     bodies: int
+    provenance: dict[str, str]
 
 
 def inspect(source: str | Path) -> Inspection:
@@ -139,6 +141,7 @@ def inspect(source: str | Path) -> Inspection:
         bytes_by_type=_bytes_by_type(stored),
         file_bytes=file_size(source),
         bodies=len(model.left_in_float),
+        provenance=provenance(model.metadata),
     )
 
 

@@ -52,6 +52,7 @@ ORDER = [
     "resolution",
     "rewriting",
     "sites",
+    "provenance",
     "decisions",
     "slots",
     "claims",
