@@ -16,6 +16,7 @@ import typer
 from quantonnx.commands.checking import check
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
+from quantonnx.commands.differing import diff
 from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turns a float ONNX model into a quantized one whose Q/DQ pairs stand where the target's compiler wants them.",
 )
-for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, check, targets):
+for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, diff, check, targets):
     app.command()(command(_function))
 
 

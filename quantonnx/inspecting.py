@@ -145,6 +145,15 @@ def inspect(source: str | Path) -> Inspection:
     )
 
 
+def interface(model: Model) -> dict[str, str]:
+    """Returns opset, inputs and outputs of a model as text, by what they are."""
+    found = {"opset": str(model.opset)}
+    for kind, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in map(_value, values):
+            found[f"{kind} {value.name}"] = f"{value.dtype} {'unknown' if value.shape is None else list(value.shape)}"
+    return found
+
+
 def find_pairs(model: Model) -> Pairs:
     """Returns the Q/DQ pairs of a model, whoever made it."""
     activations = []

@@ -75,6 +75,8 @@ ORDER = [
     "timing",
     "speed",
     "inspecting",
+    "quantities",
+    "diffing",
     "recalibration",
     "linting",
     "runtimes",
