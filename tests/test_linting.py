@@ -516,7 +516,7 @@ class ConvRelu(Pattern):
 
 target = Target(
     name="npu", description="", conversions=(), patterns=(ConvRelu,), activation=TensorFormat(), bias=BiasKind.FLOAT,
-    weight=TensorFormat(axis=0), refuses=lambda fmt: None if fmt.signed else "it is signed",
+    weight=TensorFormat(axis=0), refuses=lambda asked: None if asked.format.signed else "it is signed",
 )
 """
     )

@@ -77,7 +77,7 @@ def _has_own_bias(node: gs.Node) -> bool:
 
 def _shift(node: gs.Node, weight: Array, site: Site, parameters: Parameters, mean: Array) -> Array:
     """E[ΔW x] of each output channel, float64 [outputs]."""
-    codes = quantize(weight, parameters, site.format)
+    codes = quantize(weight, parameters, site.format, site.tensor)
     error = dequantize(codes, parameters, site.format).astype(np.float64) - weight
     if node.op == "Gemm":
         return np.asarray(error @ mean if node.attrs.get("transB", 0) else mean @ error)

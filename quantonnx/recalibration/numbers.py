@@ -64,8 +64,8 @@ def _read(model: Model, pair: Pair) -> Numbers | str:
     """Returns the numbers of a pair, or why they cannot be replaced."""
     if pair.open:
         return pair.open
-    dtype = _code_type(model, pair.quantize)
-    read = [_scale_and_zero_point(model, node, dtype) for node in (pair.quantize, *pair.dequantize)]
+    dtype = code_type(model, pair.quantize)
+    read = [scale_and_zero_point(model, node, dtype) for node in (pair.quantize, *pair.dequantize)]
     if any(numbers is None for numbers in read):
         return "its scale is computed in the graph"
     (scale, zero), *others = (numbers for numbers in read if numbers is not None)
@@ -85,14 +85,16 @@ def _format(zero_point: Array) -> TensorFormat:
     return TensorFormat(n_bits=bits, signed=signed, symmetric=int(zero_point.reshape(-1)[0]) == middle)
 
 
-def _code_type(model: Model, quantize: gs.Node) -> Any:
+def code_type(model: Model, quantize: gs.Node) -> Any:
     """The type of the codes: that of the zero point, else the attribute's, else uint8."""
     found = zero_point(model, quantize)
     return found.dtype if found is not None else to_numpy_dtype(quantize.attrs.get("output_dtype") or TensorProto.UINT8)
 
 
-def _scale_and_zero_point(model: Model, node: gs.Node, dtype: Any) -> tuple[Array, Array] | None:
-    scale = constant_of(node.inputs[1])
+def scale_and_zero_point(model: Model, node: gs.Node, dtype: Any) -> tuple[Array, Array] | None:
+    """Returns the numbers of a QuantizeLinear or DequantizeLinear, zeros of `dtype` where it has no zero point; None
+    where the graph computes them."""
+    scale = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     if scale is None:
         return None
     values = model.array(scale)

@@ -1,0 +1,44 @@
+"""How a number between two codes becomes one of them.
+
+QuantizeLinear rounds half to even; weights, whose codes are computed here and not at run time, may be rounded in other
+ways.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Rounding(StrEnum):
+    """How a weight becomes a code; activations are rounded half to even, as QuantizeLinear does."""
+
+    HALF_EVEN = "half_even"
+    HALF_AWAY = "half_away"
+    FLOOR = "floor"
+    STOCHASTIC = "stochastic"
+
+
+def round_in_place(values: Array, rounding: Rounding, seed: int = 0, name: str = "") -> None:
+    """Makes whole numbers of a float array.
+
+    Stochastic rounding goes up with the probability of the fraction. Its random numbers follow from `seed` and `name`
+    alone (Philox, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), not from the machine.
+    """
+    if rounding is Rounding.HALF_EVEN:
+        np.rint(values, out=values)
+        return
+    whole = np.floor(values)
+    fraction = values - whole
+    if rounding is Rounding.HALF_AWAY:
+        whole += np.where(values < 0, fraction > 0.5, fraction >= 0.5)
+    elif rounding is Rounding.STOCHASTIC:
+        sequence = np.random.SeedSequence([seed, crc32(name.encode())])
+        whole += np.random.Generator(np.random.Philox(sequence)).random(values.shape, np.float32) < fraction
+    values[...] = whole
