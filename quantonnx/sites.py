@@ -224,7 +224,8 @@ def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
         raise ConfigError(f"{where}, on which no pair of its own stands", near(wanted, leaders))
     further = leaders[wanted].ranging.share_with
     if further:
-        raise ConfigError(f"{where}, which shares with {further!r} itself", f"share with {further!r}")
+        hint = f"share with {further!r}" if further != claim.tensor else "let one of the two have numbers of its own"
+        raise ConfigError(f"{where}, which shares with {further!r} itself", hint)
     return wanted
 
 
