@@ -25,6 +25,7 @@ ORDER = [
     "rounding",
     "scales",
     "formats",
+    "dynamic_formats",
     "costs",
     "declarations",
     "pattern",
