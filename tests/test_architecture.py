@@ -72,7 +72,6 @@ ORDER = [
     "surveying",
     "range_conflicts",
     "quantized",
-    "reusing",
     "pipeline",
     "verification",
     "timing",
