@@ -66,6 +66,7 @@ ORDER = [
     "islands",
     "placement",
     "saturation",
+    "dynamic",
     "insertion",
     "site_numbers",
     "algorithms",

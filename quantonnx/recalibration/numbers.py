@@ -73,9 +73,19 @@ def _read(model: Model, pair: Pair) -> Numbers | str:
         return "it has a scale for each channel"
     if any(not np.array_equal(scale, s) or not np.array_equal(zero, z) for s, z in others):
         return "its two sides have different numbers"
+    if _is_in_a_row(model, pair, scale, zero.dtype):
+        return "pairs in a row share its scale, to saturate where fewer bits end"
     if zero.dtype.name not in ("int8", "uint8", "int16", "uint16"):
         return f"its codes are {zero.dtype}"
     return Numbers(pair, scale, zero, _format(zero))
+
+
+def _is_in_a_row(model: Model, pair: Pair, scale: Array, dtype: Any) -> bool:
+    """True where a pair of that scale and another type gives its value or reads it: they have one meaning together."""
+    before = [node for node in pair.quantize.inputs[0].inputs if node.op == "DequantizeLinear"]
+    after = [reader for node in pair.dequantize for reader in node.outputs[0].outputs if reader.op == "QuantizeLinear"]
+    read = (scale_and_zero_point(model, node, dtype) for node in (*before, *after))
+    return any(other and np.array_equal(other[0], scale) and other[1].dtype != dtype for other in read)
 
 
 def _format(zero_point: Array) -> TensorFormat:
