@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
@@ -23,6 +24,7 @@ from quantonnx.formats import Parameters
 from quantonnx.insertion import insert_pairs, needed_opset, refuse_quantized
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
+from quantonnx.provenance import describe
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
@@ -43,6 +45,7 @@ class QuantizedModel:
     config: QuantConfig
     parameters: Mapping[Site, Parameters] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    data: tuple[DataSource, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -82,6 +85,13 @@ class QuantizedModel:
         opset = needed_opset(self.sites)
         if model.opset < opset:
             model = model.with_opset(opset)
+        model.metadata |= describe(
+            self.model.digest,
+            target=self.matches.target.name,
+            config=self.config,
+            sites=self.sites,
+            data=self.data,
+        )
         insert_pairs(model, self.sites, self.parameters, float_weights=self.config.weight_storage == "float")
         return model
 
@@ -108,6 +118,7 @@ def calibrate(
     samples: Any = None,
     *,
     forward_loop: ForwardLoop | None = None,
+    statistics: Statistics | str | Path | None = None,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -115,13 +126,18 @@ def calibrate(
     """Returns the model with scale and zero point at every site.
 
     `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
-    its place, is called with a function that runs the float model on one feed and returns its outputs.
-    Raises CalibrationError for a site that saw no data, NaN or infinity, and DataError for samples that do not fit.
+    its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
+    Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
+    DataError for samples that do not fit.
     """
-    if (samples is None) == (forward_loop is None):
-        raise PlanError("calibrate() needs samples or a forward loop", "give exactly one of them")
+    if sum(given is not None for given in (samples, forward_loop, statistics)) != 1:
+        raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
     if quantized.faster_in_float:
         return replace(quantized, parameters={})
+    if statistics is not None:
+        known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
+        return _calibrated(quantized, known)
     sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
     with Collector(
         quantized.model,
@@ -135,8 +151,14 @@ def calibrate(
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        statistics, means = collector.finish(), collector.channel_means()
-    return with_statistics(quantized, statistics, means)
+        return _calibrated(quantized, collector.collected())
+
+
+def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
+    needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
+    tensors = statistics.require(quantized.model.digest, needed)
+    means = statistics.channel_means() if quantized.config.bias_correction else {}
+    return replace(with_statistics(quantized, tensors, means), data=statistics.data)
 
 
 def with_statistics(

@@ -74,7 +74,6 @@ ORDER = [
     "surveying",
     "range_conflicts",
     "quantized",
-    "reusing",
     "pipeline",
     "verification",
     "timing",

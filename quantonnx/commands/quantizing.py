@@ -164,7 +164,6 @@ class _Job:
         """Runs the float model over the samples."""
         from quantonnx import summary
         from quantonnx.quantized import calibrate
-        from quantonnx.reusing import calibrate_from
         from quantonnx.surveying import survey
 
         with self.run.stage("calibrate", "calibrate") as stage:
@@ -180,7 +179,7 @@ class _Job:
             if statistics is None:
                 calibrated = calibrate(placed, samples, progress=progress)
             else:
-                calibrated, seen = calibrate_from(placed, statistics), statistics.samples
+                calibrated, seen = calibrate(placed, statistics=statistics), statistics.samples
             stage.detail = f"{seen} samples"
         self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
         return calibrated
