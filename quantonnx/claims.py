@@ -44,7 +44,8 @@ class Asker:
         """Returns the claims of a match."""
         skipped = self._skipped(step, match)
         claims: list[Site] = []
-        for slot, point in slots_of(match, step):
+        slots = slots_of(match, step)
+        for slot, point in slots:
             outcome = self.resolver.resolve(slot, declared=point.role not in skipped)
             if not outcome.on:
                 self._note_off(step, point, slot, outcome, skipped)
@@ -54,7 +55,7 @@ class Asker:
             else:
                 base = point.format or (self.target.weight if point.role is Role.WEIGHT else self.target.activation)
                 claims.append(self._claim(slot, point, step.pattern, step.output, base, outcome))
-        read = [slot for slot, point in slots_of(match, step) if slot.side is Side.INPUTS]
+        read = [slot for slot, _ in slots if slot.side is Side.INPUTS]
         on = {edge for claim in claims for edge in claim.edges}
         whole = all(Edge(slot.node.name, slot.index) in on for slot in read)
         claims += self._biases(step, match, claims, skipped)
