@@ -8,6 +8,7 @@ qx.quantize("resnet50.onnx", samples, target="onnxruntime").save("resnet50.int8.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.ranges import Method as CalibrationMethod
     from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
     from quantonnx.costs import Cost, CostModel
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from quantonnx.pipeline import quantize
     from quantonnx.plan import Plan
     from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
+    from quantonnx.reusing import calibrate_from
     from quantonnx.rewriting import make_plan, transform
+    from quantonnx.surveying import collect_statistics
     from quantonnx.target import BiasKind, Target, get_target, known_targets
     from quantonnx.verification import compare
 
@@ -74,11 +77,14 @@ __all__ = [
     "QuantConfig",
     "QuantizedModel",
     "QuantonnxError",
+    "Statistics",
     "Target",
     "TargetError",
     "TensorFormat",
     "TensorQuantConfig",
     "calibrate",
+    "calibrate_from",
+    "collect_statistics",
     "compare",
     "const",
     "draw",
@@ -97,6 +103,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "quantonnx.calibration.collected": ("Statistics",),
     "quantonnx.calibration.ranges": ("CalibrationMethod",),
     "quantonnx.config": (
         "OpsToSkip",
@@ -147,10 +154,12 @@ _HOMES = {
         "calibrate",
         "insert_qdq",
     ),
+    "quantonnx.reusing": ("calibrate_from",),
     "quantonnx.rewriting": (
         "make_plan",
         "transform",
     ),
+    "quantonnx.surveying": ("collect_statistics",),
     "quantonnx.target": (
         "BiasKind",
         "Target",

@@ -92,6 +92,7 @@ class Asker:
             reason=f"{point.role.name} of {pattern}",
             ranging=self._ranging(slot, outcome),
             rules=outcome.rules,
+            demanded=outcome.demanded,
         )
 
     def _format(self, slot: Slot, point: Point, base: TensorFormat, outcome: Outcome) -> TensorFormat:

@@ -13,14 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
+from quantonnx.commands import configuring
 from quantonnx.commands.checking import check
+from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
 from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
 from quantonnx.commands.quantizing import quantize
-from quantonnx.commands.running import FAILED, INTERRUPTED, complain, version_of
+from quantonnx.commands.running import FAILED, INTERRUPTED, complain
+from quantonnx.version import version_of
 
 _BROKEN_PIPE = 141
 _TERMINATED = 143
@@ -33,8 +36,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turns a float ONNX model into a quantized one whose Q/DQ pairs stand where the target's compiler wants them.",
 )
-for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, check, targets):
+for _function in (
+    demo,
+    quantize,
+    plan,
+    transform,
+    calibrate,
+    explain,
+    inspect,
+    compare,
+    check,
+    convert_encodings,
+    targets,
+):
     app.command()(command(_function))
+
+_config = typer.Typer(help="What a configuration comes to on a model; a file to start from; a schema for editors.")
+for _inner in (configuring.show, configuring.init, configuring.schema):
+    _config.command()(command(_inner, f"config {_inner.__name__}"))
+app.add_typer(_config, name="config", no_args_is_help=True)
 
 
 def _show_version(wanted: bool) -> None:

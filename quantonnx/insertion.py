@@ -7,7 +7,7 @@ a large model never stands in memory twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,22 @@ import onnx_graphsurgeon as gs
 
 from quantonnx.editing import Rewriter
 from quantonnx.errors import ModelError
-from quantonnx.formats import Parameters, TensorFormat, quantize
+from quantonnx.formats import Parameters, Rounding, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
 from quantonnx.pattern import Edge
+from quantonnx.saturation import saturating_pairs
 from quantonnx.sites import Site
+from quantonnx.weights import to_onnx_dtype
+
+Array = np.ndarray[Any, Any]
 
 INT32_MAX = 2**31 - 1
+
+CONTRIB_DOMAIN = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
+_FIRST_OPSET = 10
+_OPSETS = {"int16": 21, "uint16": 21, "int4": 21, "uint4": 21, "int2": 25, "uint2": 25}
 
 _INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
@@ -32,17 +42,25 @@ _SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
 def insert_pairs(
-    model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], *, float_weights: bool
+    model: Model,
+    sites: tuple[Site, ...],
+    parameters: Mapping[Site, Parameters],
+    *,
+    float_weights: bool,
+    contrib: bool = False,
 ) -> None:
-    """Changes `model` in place: one pair for each activation site, integer constants for weights and biases.
+    """Changes `model` in place: a pair for each activation site, three in a row where its codes are fewer than those of
+    their type, and constants of codes for weights and biases.
 
-    With `float_weights`, weights keep their float values and get a Q/DQ pair instead.
+    With `float_weights`, weights stay float and get a Q/DQ pair instead: with the values that they have, or those of
+    their codes where QuantizeLinear would find other codes. With `contrib`, pairs that ONNX has from opset 21 on are
+    those of ONNX Runtime's domain, com.microsoft, as `needed_opset` counts on.
     """
-    writer = _Writer(model, float_weights=float_weights)
-    for site in sites:
+    writer = _Writer(model, float_weights=float_weights, contrib=contrib)
+    for site in sorted(sites, key=lambda site: not site.whole):  # readers that want their own pair leave the common one
         if site.on_activation:
             writer.activation(site, parameters[site])
-        elif site.is_weight:
+        elif site.derived_from is None:
             writer.weight(site, parameters[site])
         else:
             writer.bias(site, parameters[site])
@@ -50,21 +68,24 @@ def insert_pairs(
 
 
 class _Writer:
-    def __init__(self, model: Model, *, float_weights: bool) -> None:
+    def __init__(self, model: Model, *, float_weights: bool, contrib: bool) -> None:
         self.model = model
         self.editor = Rewriter(model)
         self.float_weights = float_weights
+        self.contrib = contrib
         self.nodes = {node.name: node for node in model.graph.nodes}
         self.tensors = model.tensors()
         self.readers = _readers(model)
+        self.floats: dict[str, gs.Variable] = {}
 
     def activation(self, site: Site, parameters: Parameters) -> None:
-        """Puts a pair on a value that is computed, or that enters the graph."""
-        value = self.tensors[site.tensor]
+        """Puts a pair, or a row of them, on a value that is computed, or that enters the graph."""
+        value = self.floats.get(site.tensor, self.tensors[site.tensor])
         edges = self.readers.get(site.tensor, ()) if site.whole else site.edges
         public = site.whole and self.editor.is_public(value) and bool(value.inputs)
-        source = self._behind_output(value) if public else value
-        result = self._pair(source, site.tensor, parameters, site.format)
+        result = self.floats[site.tensor] = self._behind_output(value) if public else value
+        for numbers in saturating_pairs(parameters, site.format):
+            result = self._pair(result, site.tensor, numbers, site.format)
         codes = result.inputs[0].inputs[0]
         if public:
             self._rename_result(result, value)
@@ -74,18 +95,31 @@ class _Writer:
         self._feed([edge for edge in edges if edge not in of_shape], result)
 
     def weight(self, site: Site, parameters: Parameters) -> None:
-        """Puts the codes of a weight and a DequantizeLinear in its place, or a pair on the float weight."""
-        value = self.tensors[site.tensor]
+        """Puts codes and a DequantizeLinear in the place of a weight, or of an underived bias, or a pair on it."""
+        value, fmt = self.tensors[site.tensor], site.format
+        compute = partial(_codes, self.model, value, parameters, fmt)
         if self.float_weights:
-            result = self._pair(value, site.tensor, parameters, site.format)
+            result = self._pair(self._float_weight(value, compute, parameters, fmt), site.tensor, parameters, fmt)
         else:
-            compute = partial(_codes, self.model, value, parameters, site.format)
-            codes = self.editor.deferred(f"{site.tensor}_quantized", value.shape, site.format.onnx_dtype, compute)
-            result = self._dequantize(codes, site.tensor, parameters, site.format)
+            codes = self.editor.deferred(f"{site.tensor}_quantized", value.shape, fmt.onnx_dtype, compute)
+            result = self._dequantize(codes, site.tensor, parameters, fmt)
         self._feed(site.edges, result)
 
+    def _float_weight(
+        self, value: gs.Constant, compute: Callable[[], Array], parameters: Parameters, fmt: TensorFormat
+    ) -> gs.Constant:
+        """The values of which QuantizeLinear makes the codes of the format: their own, or those of the codes."""
+        if fmt.saturates_as_stored and fmt.rounding is Rounding.HALF_EVEN:
+            return value
+        return self.editor.deferred(
+            f"{value.name}_rounded",
+            value.shape,
+            to_onnx_dtype(value.dtype),
+            lambda: dequantize(compute(), parameters, fmt).astype(value.dtype),
+        )
+
     def bias(self, site: Site, parameters: Parameters) -> None:
-        """Puts the int32 codes of a bias and a DequantizeLinear in its place."""
+        """Puts the int32 codes of a derived bias and a DequantizeLinear in its place."""
         values = self.model.array(self.tensors[site.tensor]).astype(np.float64)
         codes = np.clip(np.rint(values / parameters.scale.astype(np.float64)), -INT32_MAX, INT32_MAX).astype(np.int32)
         stored = self.editor.constant(f"{site.tensor}_quantized", codes)
@@ -96,24 +130,21 @@ class _Writer:
             self.editor.set_input(self.nodes[edge.node], edge.index, result)
 
     def _pair(self, value: gs.Tensor, name: str, parameters: Parameters, fmt: TensorFormat) -> gs.Variable:
-        scale, zero_point = self._constants(name, parameters)
-        attrs = _axis_of(parameters, fmt)
-        quantized = self.editor.insert(
-            "QuantizeLinear", [value, scale, zero_point], f"{name}_QuantizeLinear", dict(attrs)
-        )
-        quantized.dtype = fmt.dtype
-        result = self.editor.insert(
-            "DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear", attrs
-        )
-        result.dtype = scale.dtype
+        constants = self._constants(name, parameters)
+        quantized = self._insert("QuantizeLinear", [value, *constants], name, fmt)
+        quantized.dtype = parameters.zero_point.dtype
+        result = self._insert("DequantizeLinear", [quantized, *constants], name, fmt)
+        result.dtype = parameters.scale.dtype
         return result
 
     def _dequantize(self, codes: gs.Constant, name: str, parameters: Parameters, fmt: TensorFormat) -> gs.Variable:
-        scale, zero_point = self._constants(name, parameters)
-        inputs = [codes, scale, zero_point]
-        result = self.editor.insert("DequantizeLinear", inputs, f"{name}_DequantizeLinear", _axis_of(parameters, fmt))
+        result = self._insert("DequantizeLinear", [codes, *self._constants(name, parameters)], name, fmt)
         result.dtype = parameters.scale.dtype
         return result
+
+    def _insert(self, op: str, inputs: list[gs.Tensor], name: str, fmt: TensorFormat) -> gs.Variable:
+        domain = CONTRIB_DOMAIN if self.contrib and _in_contrib(fmt) else ""
+        return self.editor.insert(op, inputs, f"{name}_{op}", _axis_of(inputs[1], fmt), domain)
 
     def _constants(self, name: str, parameters: Parameters) -> tuple[gs.Constant, gs.Constant]:
         return (
@@ -146,23 +177,38 @@ def _readers(model: Model) -> dict[str, list[Edge]]:
     return found
 
 
-def _axis_of(parameters: Parameters, fmt: TensorFormat) -> dict[str, Any]:
-    return {"axis": fmt.axis} if fmt.axis is not None and parameters.scale.ndim else {}
+def _axis_of(scale: gs.Constant, fmt: TensorFormat) -> dict[str, Any]:
+    if fmt.axis is None or not scale.shape:
+        return {}
+    return {"axis": fmt.axis} if fmt.group_size is None else {"axis": fmt.axis, "block_size": fmt.group_size}
 
 
-def _codes(model: Model, value: gs.Constant, parameters: Parameters, fmt: TensorFormat) -> np.ndarray[Any, Any]:
-    return quantize(model.array(value), parameters, fmt)
+def _codes(model: Model, value: gs.Constant, parameters: Parameters, fmt: TensorFormat) -> Array:
+    return quantize(model.array(value), parameters, fmt, value.name)
 
 
-def needed_opset(sites: tuple[Site, ...]) -> int:
-    """Returns the lowest ONNX opset whose QuantizeLinear has these formats: 10, 13 per axis, 19 with scales that are
-    not float32, 21 over 8 bits."""
-    formats = [site.format for site in sites]
-    if any(fmt.n_bits > 8 for fmt in formats):
-        return 21
-    if any(site.float_type != "float32" for site in sites):
-        return 19
-    return 13 if any(fmt.axis is not None for fmt in formats) else 10
+def needed_opset(sites: tuple[Site, ...], *, contrib: bool = False) -> int:
+    """Returns the lowest ONNX opset whose QuantizeLinear has these formats.
+
+    10; 13 per axis; 19 for float8 and with scales that are not float32; 21 over 8 bits, per group and for int4 and
+    uint4; 25 for int2 and uint2. With `contrib`, 16 and 4 bits without groups need none, being those of com.microsoft.
+    """
+    return max((_opset_of(site, contrib) for site in sites), default=_FIRST_OPSET)
+
+
+def _opset_of(site: Site, contrib: bool) -> int:
+    fmt = site.format
+    if contrib and _in_contrib(fmt):
+        return _FIRST_OPSET
+    opset = _FIRST_OPSET if fmt.axis is None else 13
+    if fmt.float8 or site.float_type != "float32":
+        opset = 19
+    return max(opset, 21 if fmt.group_size else 0, _OPSETS.get(fmt.dtype.name, 0))
+
+
+def _in_contrib(fmt: TensorFormat) -> bool:
+    """True for what com.microsoft has and ONNX has from opset 21 on only."""
+    return fmt.group_size is None and _OPSETS.get(fmt.dtype.name) == 21
 
 
 def integer_operators(model: Model) -> dict[str, int]:

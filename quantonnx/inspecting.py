@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
+from quantonnx.weights import byte_size
 
 _CONSTANT_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 MOVING = frozenset(
@@ -254,7 +255,7 @@ def _bytes_by_type(stored: list[gs.Constant]) -> tuple[tuple[str, int], ...]:
     sizes: Counter[str] = Counter()
     for constant in stored:
         dtype = np.dtype(constant.dtype)
-        sizes[dtype.name] += prod(constant.shape) * dtype.itemsize
+        sizes[dtype.name] += byte_size(constant.shape, dtype)
     return tuple(sizes.most_common())
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from quantonnx.decisions import Decision
 from quantonnx.explaining.findings import Explanation
 from quantonnx.explaining.wording import decided_by
-from quantonnx.formats import Parameters, TensorFormat
-from quantonnx.pattern import Role
+from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site, moves
@@ -136,14 +135,42 @@ def plan(content: Plan) -> dict[str, Any]:
 
 
 def site_format(site: Site) -> str:
-    """Returns the format of a site in a few words; a bias is int32 whatever its placeholder says."""
-    return "int32" if site.roles == (Role.BIAS,) else format_name(site.format)
+    """Returns the format of a site in a few words; a derived bias is int32 whatever its placeholder says."""
+    return "int32" if site.derived_from is not None else format_name(site.format)
+
+
+def ranging_text(site: Site) -> str:
+    """Returns in a few words where the numbers of a site come from."""
+    ranging = site.ranging
+    if site.derived_from is not None:
+        return "product of two scales"
+    if ranging.dynamic:
+        return "found at run time"
+    if ranging.scale is not None:
+        return f"scale {ranging.scale}, zero point {ranging.zero_point or 0}"
+    if ranging.range is not None:
+        return f"{ranging.range[0]:g} to {ranging.range[1]:g}"
+    if not site.on_activation:
+        return "its values"
+    return str(ranging.method) if site.source == site.tensor else f"that of {site.source!r}"
+
+
+def deciding_rule(site: Site) -> str:
+    """Returns the settings that had a say about a site, the last word first; the target where there are none."""
+    return ", ".join(reversed(site.rules)) or "the target"
 
 
 def format_name(fmt: TensorFormat) -> str:
     """Returns a format in a few words, such as `int8 symmetric per channel`."""
-    kind = f"{'int' if fmt.signed else 'uint'}{fmt.n_bits}"
-    words = (kind, "symmetric" if fmt.symmetric else "", "per channel" if fmt.axis is not None else "")
+    kind = "float8e4m3fn" if fmt.float8 else f"{'int' if fmt.signed else 'uint'}{fmt.n_bits}"
+    by_channel = fmt.axis is not None and fmt.group_size is None
+    words = (
+        kind,
+        "symmetric" if fmt.symmetric and not fmt.float8 else "",
+        "per channel" if by_channel else "",
+        f"in groups of {fmt.group_size}" if fmt.group_size else "",
+        "powers of two" if fmt.scale_type is ScaleType.POWER_OF_TWO else "",
+    )
     return " ".join(word for word in words if word)
 
 
@@ -157,6 +184,8 @@ def described(quantized: QuantizedModel, site: Site) -> dict[str, Any]:
         "owner": site.owner,
         "edges": [[edge.node, edge.index] for edge in site.edges],
         "reason": site.reason,
+        "range": ranging_text(site),
+        "rules": list(site.rules),
     }
     numbers = (quantized.parameters or {}).get(site)
     return found if numbers is None else found | _numbers(numbers)

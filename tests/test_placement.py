@@ -420,7 +420,9 @@ def test_a_depthwise_convolution_is_quantized_only_between_integer_operators() -
 @pytest.mark.parametrize("asked", [{"symmetric": False}, {"signed": False}, {"n_bits": 16}])
 def test_tensorrt_refuses_formats_that_it_does_not_have(asked: dict[str, object]) -> None:
     graph = "agraph (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w> { y = Conv(x, w) }"
-    with pytest.raises(TargetError, match="tensorrt refuses the format of INPUT 'x' of ConvBN that `activation` asks for"):
+    with pytest.raises(
+        TargetError, match="tensorrt refuses the format of INPUT 'x' of ConvBN that `activation` asks for"
+    ):
         placed(graph, "tensorrt", activation=TensorQuantConfig(**asked))
 
 

@@ -52,20 +52,39 @@ def error(x, bounds, fmt):
         ("histogram", RangeMethod(Method.MSE)),
         ("tf_enhanced", RangeMethod(Method.MSE)),
         (Method.MSE, RangeMethod(Method.MSE)),
+        ("moving_average:0.05", RangeMethod(Method.MOVING_AVERAGE, averaging_constant=0.05)),
+        ("mse:1024", RangeMethod(Method.MSE, bins=1024)),
+        ({"method": "minmax"}, RangeMethod()),
+        ({"method": "percentile", "percentile": 99.9}, RangeMethod(Method.PERCENTILE, 99.9)),
+        (
+            {"method": "moving_average_minmax", "averaging_constant": 0.05},
+            RangeMethod(Method.MOVING_AVERAGE, averaging_constant=0.05),
+        ),
+        ({"method": "kl", "bins": 1024}, RangeMethod(Method.ENTROPY, bins=1024)),
     ],
 )
 def test_parse_method(text, method):
     assert parse_method(text) == method
     assert parse_method(method) is method
+    assert parse_method(str(method)) == method
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("entropi", "did you mean 'entropy'"),
-        ("mse:3", "only percentile"),
-        ("percentile:x", "percentile:NUMBER"),
+        ("mse:3", "bins is 3, expected 16 to 8192"),
+        ("mse:16.5", "expected mse:BINS"),
+        ("minmax:3", "minmax takes no number"),
+        ("percentile:x", "percentile:PERCENTILE, a number"),
         ("percentile:101", "expected 50 to 100"),
+        ("moving_average:0", "above 0 and at most 1"),
+        ({"method": "entropi"}, "did you mean 'entropy'"),
+        ({"percentile": 99}, "has no name"),
+        ({"method": "percentile", "bins": 100}, "'percentile' has no parameter 'bins'; it takes 'percentile'"),
+        ({"method": "minmax", "percentile": 99.99}, "'minmax' has no parameter 'percentile'; it takes none"),
+        ({"method": "mse", "bins": "many"}, "bins is 'many', expected a whole number"),
+        ({"method": "percentile", "percentile": True}, "percentile is True, expected a number"),
     ],
 )
 def test_parse_method_refuses(text, message):
@@ -79,6 +98,39 @@ def test_minmax_and_moving_average():
     low, high = choose_range(stats, parse_method("moving_average"), S8)
     assert low == pytest.approx(-0.5, abs=0.01)
     assert high == pytest.approx(6, abs=0.05)
+
+
+def test_a_method_refuses_the_parameter_of_another():
+    with pytest.raises(ConfigError, match="'mse' has no parameter 'averaging_constant'; it takes 'bins'"):
+        RangeMethod(Method.MSE, averaging_constant=0.5)
+
+
+@pytest.mark.parametrize("constant", [0.001, 0.5, 1.0])
+def test_the_averaging_constant_is_chosen_afterwards(constant):
+    highs = np.array([[1.0], [4.0], [2.0]])
+    weights = (1 - constant) ** np.array([2.0, 1.0, 0.0])
+    method = RangeMethod(Method.MOVING_AVERAGE, averaging_constant=constant)
+    found = choose_range(statistics(highs, histogram=False), method, S8)
+    assert found == (0, pytest.approx((weights @ highs).item() / weights.sum()))
+
+
+@pytest.mark.parametrize("bins", [16, 100, 1024, 8192])
+def test_errors_are_summed_over_at_most_so_many_bins(bins):
+    for x in DATA.values():
+        assert len(_ErrorMeasure(statistics(x), U8, bins).counts) <= bins
+
+
+@pytest.mark.parametrize("fmt", [S4, U8], ids=["s4", "u8"])
+def test_fewer_bins_find_a_range_nearly_as_good(fmt):
+    x = DATA["laplace"].astype(np.float32)
+    fine, coarse = (choose_range(statistics(x), parse_method(f"mse:{bins}"), fmt) for bins in (8192, 512))
+    assert error(x, coarse, fmt) == pytest.approx(error(x, fine, fmt), rel=0.15)
+
+
+@pytest.mark.parametrize(("method", "bins"), [("mse", 16), ("entropy", 512)])
+def test_bins_change_what_is_seen(method, bins):
+    stats = statistics(DATA["laplace"])
+    assert choose_range(stats, parse_method(f"{method}:{bins}"), U8) != choose_range(stats, parse_method(method), U8)
 
 
 @pytest.mark.parametrize("percentile", [90, 99, 99.9, 99.99])

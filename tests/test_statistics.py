@@ -6,12 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantonnx.calibration.statistics import (
-    COUNTED_PER_SAMPLE,
-    HALF_BINS,
-    MOVING_AVERAGE_CONSTANT,
-    TensorStatistics,
-)
+from quantonnx.calibration.extremes import KEPT
+from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, HALF_BINS, TensorStatistics
 from quantonnx.errors import CalibrationError
 
 NUMBERS = st.floats(-(2.0**66), 2.0**66, width=32, allow_subnormal=False)
@@ -32,8 +28,8 @@ def heavy_tailed(rows, size, seed=0):
 
 def assert_same(a, b):
     assert (a.low, a.high, a.samples, a.count) == (b.low, b.high, b.samples, b.count)
-    assert a.average_low == pytest.approx(b.average_low, rel=1e-9)
-    assert a.average_high == pytest.approx(b.average_high, rel=1e-9)
+    for constant in (0.001, 0.01, 0.3, 1.0):
+        assert a.average(constant) == pytest.approx(b.average(constant), rel=1e-9)
     np.testing.assert_array_equal(a.edges, b.edges)
     np.testing.assert_array_equal(a.counts, b.counts)
 
@@ -100,13 +96,48 @@ def test_quantiles_of_large_heavy_tailed_samples(quantile, relu):
     assert found == pytest.approx(np.quantile(x, quantile), rel=0.03, abs=1.1 * width)
 
 
-def test_moving_average_is_the_exponential_one():
-    highs = np.array([1.0, 2.0, 10.0, 3.0])
+@pytest.mark.parametrize("constant", [1e-9, 0.001, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("samples", [1, 4, 20, KEPT])
+def test_the_moving_average_with_any_constant_is_exact(constant, samples):
+    highs = np.random.default_rng(0).random(samples).astype(np.float32) + 1
     stats = TensorStatistics("t", histogram=False)
-    stats.update(highs.astype(np.float32)[:, None], 4)
-    weights = (1 - MOVING_AVERAGE_CONSTANT) ** np.arange(4)[::-1]
-    assert stats.average_high == pytest.approx((weights * highs).sum() / weights.sum())
-    assert stats.average_low == 0
+    stats.update(highs[:, None], samples)
+    weights = (1 - constant) ** np.arange(samples, dtype=np.float64)[::-1]
+    assert stats.average(constant) == (0, pytest.approx((weights * highs).sum() / weights.sum()))
+
+
+@pytest.mark.parametrize("constant", [1e-9, 0.0001, 0.01, 1.0])
+def test_older_samples_count_as_their_mean(constant):
+    values = np.random.default_rng(0).normal(size=(3 * KEPT + 5, 2)).astype(np.float32)
+    stats = TensorStatistics("t", histogram=False)
+    stats.update(values, len(values))
+    highs = np.maximum(values.max(axis=1), 0).astype(np.float64)
+    highs[:-KEPT] = highs[:-KEPT].mean()
+    weights = (1 - constant) ** np.arange(len(highs), dtype=np.float64)[::-1]
+    assert stats.average(constant)[1] == pytest.approx((weights * highs).sum() / weights.sum(), rel=1e-7)
+    assert stats.average(1.0)[1] == highs[-1]
+
+
+@pytest.mark.parametrize("cut", [0, 3, KEPT, KEPT + 7, 2 * KEPT, 2 * KEPT + 20])
+def test_many_samples_merge_in_their_order(cut):
+    values = np.random.default_rng(1).normal(size=(2 * KEPT + 20, 1)).astype(np.float32)
+    one, left = (TensorStatistics("t", histogram=False) for _ in range(2))
+    one.update(values, len(values))
+    right = TensorStatistics("t", histogram=False)
+    for stats, part in ((left, values[:cut]), (right, values[cut:])):
+        stats.update(part, max(len(part), 1))
+    left.merge(right)
+    for constant in (0.0001, 0.01, 1.0):
+        assert left.average(constant) == pytest.approx(one.average(constant), rel=1e-9)
+    np.testing.assert_array_equal(left.recent.newest, one.recent.newest)
+    assert left.recent.older == one.recent.older == KEPT + 20
+
+
+def test_memory_of_extremes_is_bounded():
+    stats = TensorStatistics("t", histogram=False)
+    for _ in range(3):
+        stats.update(np.ones((KEPT, 1), np.float32), KEPT)
+    assert stats.recent._ring.nbytes == 8 * KEPT
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -27,6 +27,15 @@ def means_needed(model: Model, sites: tuple[Site, ...]) -> dict[str, bool]:
     return {node.inputs[0].name: node.op == "Conv" for _, node in _operators(model, sites)}
 
 
+def means_possible(model: Model) -> dict[str, bool]:
+    """Returns the activations whose channel means any configuration could need, with whether they have spatial axes."""
+    return {
+        node.inputs[0].name: node.op == "Conv"
+        for node in model.graph.nodes
+        if _has_own_bias(node) and isinstance(node.inputs[1], gs.Constant) and isinstance(node.inputs[0], gs.Variable)
+    }
+
+
 def correct_biases(
     model: Model, sites: tuple[Site, ...], parameters: Mapping[Site, Parameters], means: Mapping[str, Array]
 ) -> Model:
@@ -55,17 +64,20 @@ def _operators(model: Model, sites: tuple[Site, ...]) -> Iterator[tuple[Site, gs
         if not site.is_weight or len(values[site.tensor].outputs) != 1:
             continue
         node = nodes[site.edges[0].node]
-        if node.op in ("Conv", "Gemm") and len(node.inputs) > 2 and _is_own_constant(node.inputs[2]):
+        if _has_own_bias(node):
             yield site, node
 
 
-def _is_own_constant(bias: gs.Tensor) -> bool:
+def _has_own_bias(node: gs.Node) -> bool:
+    if node.op not in ("Conv", "Gemm") or len(node.inputs) < 3:
+        return False
+    bias = node.inputs[2]
     return isinstance(bias, gs.Constant) and len(bias.outputs) == 1 and len(bias.shape) == 1
 
 
 def _shift(node: gs.Node, weight: Array, site: Site, parameters: Parameters, mean: Array) -> Array:
     """E[ΔW x] of each output channel, float64 [outputs]."""
-    codes = quantize(weight, parameters, site.format)
+    codes = quantize(weight, parameters, site.format, site.tensor)
     error = dequantize(codes, parameters, site.format).astype(np.float64) - weight
     if node.op == "Gemm":
         return np.asarray(error @ mean if node.attrs.get("transB", 0) else mean @ error)

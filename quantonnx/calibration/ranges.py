@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.calibration.statistics import HALF_BINS, TensorStatistics
-from quantonnx.errors import CalibrationError, ConfigError
+from quantonnx.calibration.methods import Method, RangeMethod, parse_method
+from quantonnx.calibration.statistics import HALF_BINS, Range, TensorStatistics
+from quantonnx.errors import CalibrationError
 from quantonnx.formats import TensorFormat
 
+__all__ = ["Method", "RangeMethod", "choose_range", "parse_method"]
+
 Array = NDArray[Any]
-Range = tuple[float, float]
 
 
-class Method(StrEnum):
-    """How a range is chosen; HISTOGRAM and MOVING_AVERAGE_MINMAX are other names of MSE and MOVING_AVERAGE."""
-
-    MINMAX = "minmax"
-    MOVING_AVERAGE = "moving_average"
-    PERCENTILE = "percentile"
-    ENTROPY = "entropy"
-    MSE = "mse"
-    HISTOGRAM = "mse"  # an alias
-    MOVING_AVERAGE_MINMAX = "moving_average"  # an alias
-
-
-_ALIASES = {"histogram": Method.MSE, "tf_enhanced": Method.MSE, "max": Method.MINMAX, "kl": Method.ENTROPY}
-_NAMES = {**{method.value: method for method in Method}, **_ALIASES}
-
-
-@dataclass(frozen=True)
-class RangeMethod:
-    """A method and, for Method.PERCENTILE, the percentage of values (50 to 100) that the range keeps."""
-
-    kind: Method = Method.MINMAX
-    percentile: float = 99.99
-
-    def __post_init__(self) -> None:
-        if not 50 <= self.percentile <= 100:
-            raise ConfigError(f"the percentile is {self.percentile:g}, expected 50 to 100")
-
-    @property
-    def needs_histogram(self) -> bool:
-        """Whether extremes alone are not enough."""
-        return self.kind not in (Method.MINMAX, Method.MOVING_AVERAGE)
-
-
-def parse_method(text: str | Method | RangeMethod) -> RangeMethod:
-    """Return the method written as `minmax`, `moving_average`, `percentile[:99.99]`, `entropy` or `mse`.
-
-    `histogram` and `tf_enhanced` are `mse`, `max` is `minmax`, `kl` is `entropy`. Raises ConfigError.
-    """
-    if isinstance(text, RangeMethod):
-        return text
-    name, colon, number = (text.value if isinstance(text, Method) else text).strip().lower().partition(":")
-    if name not in _NAMES:
-        near = difflib.get_close_matches(name, _NAMES, 1) or ["mse"]
-        raise ConfigError(
-            f"unknown calibration method {name!r}, expected one of {', '.join(_NAMES)}", f"did you mean {near[0]!r}?"
-        )
-    if not colon:
-        return RangeMethod(_NAMES[name])
-    if _NAMES[name] is not Method.PERCENTILE or not re.fullmatch(r"\d+(\.\d*)?", number):
-        raise ConfigError(f"calibration method {text!r} is not understood", "only percentile:NUMBER takes a number")
-    return RangeMethod(Method.PERCENTILE, float(number))
+MSE_BINS = 2048
+"""Bins over which errors are summed, unless the method says another number."""
 
 
 def choose_range(stats: TensorStatistics, method: RangeMethod, fmt: TensorFormat) -> Range:
@@ -85,12 +34,14 @@ def choose_range(stats: TensorStatistics, method: RangeMethod, fmt: TensorFormat
     if method.kind is Method.MINMAX or stats.low == stats.high:
         return stats.low, stats.high
     if method.kind is Method.MOVING_AVERAGE:
-        return stats.average_low, stats.average_high
+        return stats.average(method.averaging_constant)
     if stats.counts is None:
         raise CalibrationError(f"tensor {stats.name!r} has no histogram, which {method.kind.value!r} needs")
     if method.kind is Method.PERCENTILE:
         return _percentile_range(stats, method.percentile, fmt)
-    return (_entropy_range if method.kind is Method.ENTROPY else _mse_range)(stats, fmt)
+    if method.kind is Method.ENTROPY:
+        return _entropy_range(stats, fmt, method.bins or HALF_BINS)
+    return _mse_range(stats, fmt, method.bins or MSE_BINS)
 
 
 def _percentile_range(stats: TensorStatistics, percentile: float, fmt: TensorFormat) -> Range:
@@ -121,7 +72,7 @@ def _clipped(stats: TensorStatistics, threshold: float) -> Range:
     return max(stats.low, -threshold), min(stats.high, threshold)
 
 
-def _entropy_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
+def _entropy_range(stats: TensorStatistics, fmt: TensorFormat, bins: int) -> Range:
     """Clip magnitudes where the codes lose least information about them.
 
     Source: S. Migacz, 8-bit Inference with TensorRT, GTC 2017: the candidate threshold whose reference
@@ -131,6 +82,8 @@ def _entropy_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
     """
     assert stats.counts is not None
     counts = (stats.counts[HALF_BINS:] + stats.counts[:HALF_BINS][::-1]).astype(np.float64)
+    merged = _merged(0, int(np.flatnonzero(counts)[-1]), bins)
+    counts = counts.reshape(-1, merged).sum(axis=1)
     occupied = int(np.flatnonzero(counts)[-1]) + 1
     levels = _levels(stats, fmt)
     if occupied <= levels:
@@ -141,7 +94,15 @@ def _entropy_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
     best = int(candidates[np.argmin(divergence)])
     if best == occupied:
         return stats.low, stats.high
-    return _clipped(stats, best * float(stats.edges[-1]) / HALF_BINS)
+    return _clipped(stats, best * merged * float(stats.edges[-1]) / HALF_BINS)
+
+
+def _merged(first: int, last: int, bins: int) -> int:
+    """Return the power of two of bins to make one of, so that the bins `first` to `last` become at most `bins`."""
+    merged = 1
+    while last // merged - first // merged >= bins:
+        merged *= 2
+    return merged
 
 
 def _levels(stats: TensorStatistics, fmt: TensorFormat) -> int:
@@ -182,14 +143,14 @@ _SHRINKS = np.concatenate([np.geomspace(0.02, 0.25, 12, endpoint=False), np.lins
 _NUDGES = np.linspace(0.96, 1.04, 9)
 
 
-def _mse_range(stats: TensorStatistics, fmt: TensorFormat) -> Range:
+def _mse_range(stats: TensorStatistics, fmt: TensorFormat, bins: int) -> Range:
     """Search for the range of least mean squared error, clipping and rounding together.
 
     First both ends shrink together, then, where the format is asymmetric and the data has two sides, each end by
     itself, then in finer steps. The range without clipping is a candidate, so that the result is never worse
     than minmax by the same histogram; an end at 0 stays there.
     """
-    error = _ErrorMeasure(stats, fmt)
+    error = _ErrorMeasure(stats, fmt, bins)
     whole = stats.low, stats.high
     best = _best(error, _both_ends(whole, whole, _SHRINKS, fmt.symmetric))
     if fmt.symmetric or 0 in whole:
@@ -227,10 +188,10 @@ class _ErrorMeasure:
     of the scale, so that rounding and clipping are both exact, however wide a bin is against the scale.
     """
 
-    def __init__(self, stats: TensorStatistics, fmt: TensorFormat, bins: int = 2048) -> None:
+    def __init__(self, stats: TensorStatistics, fmt: TensorFormat, bins: int = MSE_BINS) -> None:
         assert stats.counts is not None
         occupied = np.flatnonzero(stats.counts)
-        merged = max(1, 2 ** int(np.ceil(np.log2((occupied[-1] - occupied[0] + 1) / bins))))
+        merged = _merged(int(occupied[0]), int(occupied[-1]), bins)
         first, last = occupied[0] // merged, occupied[-1] // merged + 1
         self.counts = stats.counts.reshape(-1, merged).sum(axis=1)[first:last].astype(np.float64)
         self.edges = stats.edges[::merged][first : last + 1]

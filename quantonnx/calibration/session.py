@@ -19,11 +19,13 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
+from quantonnx.calibration.digest import SampleDigest
 from quantonnx.calibration.feeds import input_specs, named
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
-from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps
+from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps, check_known, check_type
 from quantonnx.errors import CalibrationError, DataError, ModelError
 from quantonnx.model import Model
 
@@ -37,6 +39,7 @@ LARGEST_REARRANGED = 750_000_000
 """Bytes of weights beyond which ONNX Runtime may not keep them a second time, rearranged for speed."""
 
 _QUIET = 4
+_NO_DATA, _REACH_IT = "saw no data, expected at least one sample", "give samples that reach it"
 
 
 def open_session(
@@ -85,7 +88,8 @@ class Collector:
     means are wanted, with whether they have spatial axes; `channels` those whose extremes in each channel of the last
     axis are. Feeds may differ in shape; where every input has the same first dimension, it counts the samples of a
     feed, and statistics do not depend on how samples are grouped. The model is loaded at the first feed. Raises
-    CalibrationError for a tensor that the model does not compute, that holds NaN or infinity, or that saw no data.
+    CalibrationError for a tensor that the model does not compute, that holds NaN or infinity, or that saw no data; with
+    `lenient`, the last two are remembered.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Collector:
         means: Mapping[str, bool] = MappingProxyType({}),
         channels: Collection[str] = (),
         threads: int | None = None,
+        lenient: bool = False,
     ) -> None:
         kept = set(tensors if histogram is True else histogram or ())
         self._model = model
@@ -104,6 +109,9 @@ class Collector:
         self._statistics = {name: TensorStatistics(name, histogram=name in kept) for name in tensors}
         self._outputs = [value.name for value in model.graph.outputs]
         self._inputs = input_specs(model)
+        self._digest = SampleDigest([spec.name for spec in self._inputs])
+        self._lenient = lenient
+        self._refused: dict[str, str] = {}
         self._means_wanted = dict(means)
         self._means = {name: ChannelMeans() for name in means}
         self._mean_outputs: dict[str, str] = {}
@@ -113,7 +121,7 @@ class Collector:
         self._follower = Follower(self._record)
         self._begun = 0
         self._seen = 0
-        _check_known(model, [*tensors, *channels])
+        check_known(model, [*tensors, *channels])
 
     def __enter__(self) -> Collector:
         return self
@@ -148,14 +156,17 @@ class Collector:
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""
         self._follower.stop()
-        seen = {name: stats.samples for name, stats in self._statistics.items()}
-        seen |= {name: extremes.samples for name, extremes in self._channels.items()}
-        for name, samples in seen.items():
-            if samples == 0:
-                raise CalibrationError(
-                    f"tensor {name!r} saw no data, expected at least one sample", "give samples that reach it"
-                )
-        return self._statistics
+        for stats in self._statistics.values():
+            if stats.samples == 0 and stats.name not in self._refused:
+                self._refuse(stats.name, CalibrationError(f"tensor {stats.name!r} {_NO_DATA}", _REACH_IT))
+        return {name: stats for name, stats in self._statistics.items() if name not in self._refused}
+
+    def collected(self, name: str = "") -> Statistics:
+        """Return all that was seen, to be saved; `name` is what the data is called."""
+        tensors = self.finish()
+        means = {tensor: means for tensor, means in self._means.items() if means.samples}
+        data = DataSource(name, self._digest.samples, self._digest.hexdigest)
+        return Statistics(self._model.digest, tensors, means, dict(self._refused), (data,))
 
     def channel_means(self) -> dict[str, Array]:
         """Return E[x] of each channel, float64 [channels], of the tensors in `means`; after `finish`."""
@@ -163,6 +174,9 @@ class Collector:
 
     def channel_extremes(self) -> dict[str, ChannelExtremes]:
         """Return the extremes of each channel of the tensors in `channels`; after `finish`."""
+        for name, extremes in self._channels.items():
+            if not extremes.samples:
+                raise CalibrationError(f"tensor {name!r} {_NO_DATA}", _REACH_IT)
         return self._channels
 
     def _opened(
@@ -207,28 +221,25 @@ class Collector:
         return session
 
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
+        self._digest.update(values, rows)
         for tap in self._taps:
-            _check_type(tap.tensor, values[tap.outputs[0]])
-            tap.record(self._statistics[tap.tensor], values, rows)
+            if tap.tensor in self._refused:
+                continue
+            try:
+                check_type(tap.tensor, values[tap.outputs[0]])
+                tap.record(self._statistics[tap.tensor], values, rows)
+            except CalibrationError as error:
+                self._refuse(tap.tensor, error)
         for tensor, name in self._mean_outputs.items():
             self._means[tensor].update(values[name].reshape(len(values[name]), -1))
         for name, extremes in self._channels.items():
-            _check_type(name, values[name])
+            check_type(name, values[name])
             extremes.update(values[name], rows)
 
-
-def _check_known(model: Model, tensors: Sequence[str]) -> None:
-    known = model.tensors()
-    for name in tensors:
-        if not isinstance(known.get(name), gs.Variable):
-            found = "is a constant" if name in known else "is not in the model"
-            raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
-
-
-def _check_type(name: str, value: Any) -> None:
-    if value.dtype not in ("float32", "float16"):
-        hint = "convert the model to float32 first, or exclude the operator"
-        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
+    def _refuse(self, tensor: str, error: CalibrationError) -> None:
+        if not self._lenient:
+            raise error
+        self._refused[tensor] = error.message
 
 
 def _length(samples: Any) -> int | None:

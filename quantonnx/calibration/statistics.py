@@ -1,4 +1,4 @@
-"""What calibration remembers of a tensor: extremes, an average of extremes, and a histogram.
+"""What calibration remembers of a tensor: extremes, those of each sample, and a histogram.
 
 Numpy only, one pass, constant memory. Two statistics of one tensor merge into what one pass over both would
 have given, and the result does not depend on how samples are grouped into batches.
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantonnx.calibration.extremes import RecentExtremes
 from quantonnx.errors import CalibrationError
 
 Array = NDArray[Any]
+Range = tuple[float, float]
 
 _HALF_EXPONENT = 12
 HALF_BINS = 1 << _HALF_EXPONENT
@@ -23,9 +25,6 @@ HALF_BINS = 1 << _HALF_EXPONENT
 
 COUNTED_PER_SAMPLE = 16384
 """Of a sample with twice as many values or more, about this many evenly spaced ones are counted, and the tails."""
-
-MOVING_AVERAGE_CONSTANT = 0.01
-"""The weight of the newest sample in the moving average of minima and maxima."""
 
 _SMALLEST_EXPONENT = -100
 _TAIL_SHARE = 512
@@ -49,23 +48,18 @@ class TensorStatistics:
         self.samples = 0
         self.count = 0
         self.counts = np.zeros(2 * HALF_BINS, np.int64) if histogram else None
-        self._exponent = _SMALLEST_EXPONENT
-        self._average = (0.0, 0.0)
+        self.exponent = _SMALLEST_EXPONENT
+        self.recent = RecentExtremes()
 
     @property
     def edges(self) -> Array:
         """The float64 edges of the histogram's bins, one more than there are bins."""
-        return np.ldexp(np.arange(-HALF_BINS, HALF_BINS + 1) / HALF_BINS, self._exponent)
+        return np.ldexp(np.arange(-HALF_BINS, HALF_BINS + 1) / HALF_BINS, self.exponent)
 
-    @property
-    def average_low(self) -> float:
-        """The moving average of the samples' minima (and 0)."""
-        return self._average[0] / self._average_weight(self.samples)
-
-    @property
-    def average_high(self) -> float:
-        """The moving average of the samples' maxima (and 0)."""
-        return self._average[1] / self._average_weight(self.samples)
+    def average(self, constant: float) -> Range:
+        """Return the moving averages of the samples' minima and of their maxima (and 0), the newest sample having the
+        weight `constant`, above 0 and at most 1."""
+        return self.recent.average(constant)
 
     def update(self, array: Array, rows: int = 1) -> None:
         """Add a tensor that holds `rows` samples along axis 0; raises CalibrationError on NaN or infinity."""
@@ -79,13 +73,19 @@ class TensorStatistics:
 
     def add_extremes(self, lows: Array, highs: Array) -> None:
         """Add each sample's minimum and maximum; raises CalibrationError on NaN or infinity."""
-        for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise CalibrationError(
-                    f"tensor {self.name!r} holds NaN or infinity in sample {self.samples}, expected finite numbers",
-                    "check the sample, or keep this tensor in float",
-                )
-            self._add_sample(min(low, 0.0), max(high, 0.0))
+        extremes = np.stack([lows, highs], axis=1).astype(np.float32) + np.float32(0)  # no −0
+        finite = np.isfinite(extremes).all(axis=1)
+        if not finite.all():
+            raise CalibrationError(
+                f"tensor {self.name!r} holds NaN or infinity in sample {self.samples + int(np.argmin(finite))}, "
+                "expected finite numbers",
+                "check the sample, or keep this tensor in float",
+            )
+        extremes[:, 0], extremes[:, 1] = np.minimum(extremes[:, 0], 0), np.maximum(extremes[:, 1], 0)
+        self.low = min(self.low, float(extremes[:, 0].min(initial=0)))
+        self.high = max(self.high, float(extremes[:, 1].max(initial=0)))
+        self.samples += len(extremes)
+        self.recent.add(extremes)
 
     def add_values(self, values: Array, weight: int = 1) -> None:
         """Count float32 [samples, values] in the histogram, each `weight` times, after their extremes."""
@@ -108,41 +108,23 @@ class TensorStatistics:
         """Add what `other` saw, as if it came after these samples; CalibrationError if only one has a histogram."""
         if (self.counts is None) != (other.counts is None):
             raise CalibrationError(f"cannot merge statistics of {self.name!r}: only one has a histogram")
-        decay = (1 - MOVING_AVERAGE_CONSTANT) ** other.samples
-        self._average = (
-            self._average[0] * decay + other._average[0],
-            self._average[1] * decay + other._average[1],
-        )
+        self.recent.merge(other.recent)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.samples += other.samples
         self.count += other.count
         if self.counts is not None and other.counts is not None:
-            self._grow(other._exponent)
-            self.counts += _folded(other.counts, self._exponent - other._exponent)
-
-    def _add_sample(self, low: float, high: float) -> None:
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        keep = 1 - MOVING_AVERAGE_CONSTANT
-        self._average = (
-            self._average[0] * keep + low * MOVING_AVERAGE_CONSTANT,
-            self._average[1] * keep + high * MOVING_AVERAGE_CONSTANT,
-        )
-        self.samples += 1
-
-    @staticmethod
-    def _average_weight(samples: int) -> float:
-        """The sum of the average's weights: below 1 while samples are few (Kingma and Ba 2015, section 3)."""
-        return 1 - (1 - MOVING_AVERAGE_CONSTANT) ** samples if samples else 1.0
+            self._grow(other.exponent)
+            self.counts += _folded(other.counts, self.exponent - other.exponent)
 
     def _grow(self, exponent: int) -> None:
-        if self.counts is not None and exponent > self._exponent:
-            self.counts = _folded(self.counts, exponent - self._exponent)
-            self._exponent = exponent
+        if self.counts is not None and exponent > self.exponent:
+            self.counts = _folded(self.counts, exponent - self.exponent)
+            self.exponent = exponent
 
     def _bins(self, values: Array) -> Array:
-        scaled = values * np.float32(math.ldexp(HALF_BINS, -self._exponent))
+        scaled = values * np.float32(math.ldexp(HALF_BINS, -self.exponent))
         bins = np.floor(scaled, out=scaled).astype(np.intp)
-        if self._exponent > _HALF_EXPONENT:  # the smallest negative numbers have become 0 by the scale
+        if self.exponent > _HALF_EXPONENT:  # the smallest negative numbers have become 0 by the scale
             bins[(bins == 0) & (values < 0)] = -1
         bins += HALF_BINS
         return bins
@@ -160,25 +142,25 @@ class TensorStatistics:
 
 
 class ChannelMeans:
-    """The running mean of each channel of one tensor over samples: float64 sums, one pass, mergeable."""
+    """The running mean of each channel of one tensor over samples: float64 `sums`, one pass, mergeable."""
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self._sum: Array = np.zeros(())
+    def __init__(self, samples: int = 0, sums: Array | None = None) -> None:
+        self.samples = samples
+        self.sums: Array = np.zeros(()) if sums is None else sums
 
     def update(self, means: Array) -> None:
         """Add the channel means of samples, [samples, channels]."""
-        self._sum = self._sum + means.sum(axis=0, dtype=np.float64)
+        self.sums = self.sums + means.sum(axis=0, dtype=np.float64)
         self.samples += len(means)
 
     def merge(self, other: ChannelMeans) -> None:
         """Add what `other` saw."""
-        self._sum, self.samples = self._sum + other._sum, self.samples + other.samples
+        self.sums, self.samples = self.sums + other.sums, self.samples + other.samples
 
     @property
     def mean(self) -> Array:
         """The mean of each channel, float64 [channels]."""
-        return np.asarray(self._sum / max(self.samples, 1))
+        return np.asarray(self.sums / max(self.samples, 1))
 
 
 class ChannelExtremes:

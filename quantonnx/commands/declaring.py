@@ -13,9 +13,9 @@ import typer
 from quantonnx.commands.running import CommonOptions, Run
 
 
-def command(function: Callable[..., int | None]) -> Callable[..., None]:
+def command(function: Callable[..., int | None], name: str = "") -> Callable[..., None]:
     """Returns what typer takes as the command: the function's parameters, those of its option groups, and the common
-    ones. The function itself gets a Run first, and each group as one dataclass."""
+    ones. The function itself gets a Run first, and each group as one dataclass. `name` is what results call it."""
     hints = get_type_hints(function, include_extras=True)
     given = [p for p in inspect.signature(function).parameters.values() if p.name != "run"]
     groups = {p.name: hints[p.name] for p in given if dataclasses.is_dataclass(hints[p.name])}
@@ -33,7 +33,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     def called(**options: Any) -> None:
         common = _taken(CommonOptions, options)
         built = {name: _taken(group, options) for name, group in groups.items()}
-        code = Run(function.__name__, common).execute(function, options | built)
+        code = Run(name or function.__name__, common).execute(function, options | built)
         if code:
             raise typer.Exit(code)
 

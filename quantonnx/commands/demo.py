@@ -9,6 +9,7 @@ import typer
 
 from quantonnx.commands.options import NumberOptions, OutOptions, SampleOptions, TargetOptions
 from quantonnx.commands.quantizing import quantize
+from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import Run
 
 DEFAULT_OUT = Path("demo.int8.onnx")
@@ -29,6 +30,7 @@ def demo(
         OutOptions(out, force or out == DEFAULT_OUT),
         TargetOptions(compiler.target or "onnxruntime", compiler.patterns),
         SampleOptions(calibration_path()),
+        StatisticsOptions(),
         NumberOptions(),
         eval_data=evaluation_path(),
     )

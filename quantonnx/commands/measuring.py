@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.quantizing import load
+from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import Run
 
 
@@ -51,12 +53,13 @@ def calibrate(
     ],
     output: OutOptions,
     source: SampleOptions,
+    remembered: StatisticsOptions,
     method: Annotated[
         str,
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax, moving_average, histogram (= mse), percentile[:99.99], entropy or mse.",
+            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99] or entropy.",
         ),
     ] = "minmax",
 ) -> None:
@@ -64,19 +67,21 @@ def calibrate(
     from quantonnx.commands import tables
     from quantonnx.inspecting import find_pairs
     from quantonnx.model import Model
-    from quantonnx.recalibration import recalibrate
+    from quantonnx.recalibration import recalibrate, watch_pairs
 
     output.check()
-    source.check("calibrate")
+    remembered.check("calibrate", source, output)
     checked_method(method)
     run.result |= {"model": str(model), "output": str(output.out)}
     with run.stage("read", "read") as stage:
         read = Model.read(model)
         pairs = find_pairs(read)
         stage.detail = f"{model.name}, {len(pairs.activations)} activation pairs"
-    samples = source.open(read)
+    samples = () if remembered.statistics else source.open(read)
     with run.stage("calibrate", "calibrate") as stage:
-        done = recalibrate(read, samples, method=method, progress=stage.report)
+        collect = partial(watch_pairs, read, samples, name=source.name, progress=stage.report)
+        statistics = remembered.gather(collect, output)
+        done = recalibrate(read, samples, method=method, statistics=statistics, progress=stage.report)
         stage.detail = f"{done.pairs} pairs have new numbers, {done.biases} biases followed"
     run.result["pairs"] = {"activation": len(pairs.activations), "weight": pairs.weights}
     run.result["recalibrated"] = {"pairs": done.pairs, "biases": done.biases}

@@ -95,14 +95,28 @@ class NumberOptions:
 
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="A YAML or JSON file of settings.", rich_help_panel=_NUMBERS),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="A YAML, TOML or JSON file of settings; see `quantonnx config`.",
+            rich_help_panel=_NUMBERS,
+        ),
+    ] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="w8a8, w8a16, w4a8, w4a16, w8, w4, fp8, xint8 or qnn-u16: values beneath all others.",
+            rich_help_panel=_NUMBERS,
+        ),
     ] = None
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax, moving_average, histogram (= mse), percentile[:99.99], entropy; by default the target's.",
+            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99], entropy; else the target's.",
             rich_help_panel=_NUMBERS,
         ),
     ] = None
@@ -127,14 +141,19 @@ class NumberOptions:
 
     def build(self) -> QuantConfig:
         """Returns the configuration of the file, changed by the other options."""
-        from quantonnx.config import QuantConfig
+        from quantonnx.config import QuantConfig, load_settings
 
-        values = (QuantConfig.load(self.config) if self.config else QuantConfig()).model_dump()
+        values = load_settings(self.config) if self.config else {}
+        checked = QuantConfig(**values)
+        if self.preset is not None:
+            values["preset"] = self.preset
         if self.method is not None:
-            values["activation"]["calibration_method"] = checked_method(self.method)
-        values["exclude"] = (*values["exclude"], *(self.exclude or ()))
-        values["keep_slow"] = values["keep_slow"] or self.keep_slow
-        return QuantConfig(**values)
+            if checked.activation is None:
+                raise ConfigError("--method is given, and the configuration has `activation: null`", "give one of them")
+            activation = values.get("activation") or {}
+            values["activation"] = {**activation, "calibration_method": checked_method(self.method)}
+        values["exclude"] = (*checked.exclude, *(self.exclude or ()))
+        return QuantConfig(**values | {"keep_slow": checked.keep_slow or self.keep_slow})
 
 
 def checked_method(method: str) -> str:
@@ -212,6 +231,11 @@ class SampleOptions:
             )
         if self.data is not None and self.random_data is not None:
             raise DataError("--data and --random-data are both given", "give one of them")
+
+    @property
+    def name(self) -> str:
+        """What the data is called: its file or folder, never where that is."""
+        return self.data.name if self.data is not None else f"random data {self.random_data}"
 
     def open(self, model: Model, data: Path | None = None) -> Samples:
         """Returns the samples for a model; with `data`, those of another place, all of them."""

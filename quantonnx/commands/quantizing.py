@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from quantonnx.commands.options import (
     SampleOptions,
     TargetOptions,
 )
+from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
 from quantonnx.errors import ConfigError
 
@@ -36,6 +39,7 @@ def quantize(
     output: OutOptions,
     compiler: TargetOptions,
     source: SampleOptions,
+    remembered: StatisticsOptions,
     numbers: NumberOptions,
     plan: PlanOption = None,
     eval_data: Annotated[
@@ -70,17 +74,17 @@ def quantize(
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
-    source.check("quantize")
+    remembered.check("quantize", source, output)
     if max_drop is not None and eval_data is None:
         raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")
     settings = numbers.build()
-    job = _Job(run, model, output, compiler, source)
+    job = _Job(run, model, output, compiler, source, remembered)
     placed = job.place(plan, settings)
     samples, evaluation = job.open_samples(placed.model, eval_data)
     calibrated = job.calibrate(placed, samples)
     job.write(calibrated)
     comparison = job.compare(evaluation) if evaluation is not None else None
-    measured = job.time(samples) if _wants_speed(speed, calibrated, model) else None
+    measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
     if report is not None:
         job.report(report)
@@ -91,9 +95,16 @@ class _Job:
     """The stages of one quantization."""
 
     def __init__(
-        self, run: Run, model: Path, output: OutOptions, compiler: TargetOptions, source: SampleOptions
+        self,
+        run: Run,
+        model: Path,
+        output: OutOptions,
+        compiler: TargetOptions,
+        source: SampleOptions,
+        remembered: StatisticsOptions,
     ) -> None:
         self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
+        self.remembered = remembered
         self.plan: Plan | None = None
         run.result |= {"model": str(model), "output": str(output.out)}
 
@@ -139,8 +150,10 @@ class _Job:
             )
 
     def open_samples(self, model: Model, eval_data: Path | None) -> tuple[Samples, Samples | None]:
-        """Opens the data of calibration and, before the long work, that of evaluation."""
-        samples = self.source.open(model)
+        """Opens the data of calibration (with statistics, something to time) and, before the long work, that of
+        evaluation."""
+        source = replace(self.source, random_data=1) if self.remembered.statistics else self.source
+        samples = source.open(model)
         if self.source.random_data:
             self.run.note("calibrating on random data: ranges and accuracy mean nothing, give --data for real use")
         if eval_data and self.source.data and eval_data.resolve() == self.source.data.resolve():
@@ -151,6 +164,8 @@ class _Job:
         """Runs the float model over the samples."""
         from quantonnx import summary
         from quantonnx.quantized import calibrate
+        from quantonnx.reusing import calibrate_from
+        from quantonnx.surveying import survey
 
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0
@@ -160,7 +175,12 @@ class _Job:
                 seen = done
                 stage.report(done, total)
 
-            calibrated = calibrate(placed, samples, progress=progress)
+            collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
+            statistics = self.remembered.gather(collect, self.output)
+            if statistics is None:
+                calibrated = calibrate(placed, samples, progress=progress)
+            else:
+                calibrated, seen = calibrate_from(placed, statistics), statistics.samples
             stage.detail = f"{seen} samples"
         self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
         return calibrated

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import platform
@@ -21,6 +20,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from quantonnx.errors import OutputError, QuantonnxError
+from quantonnx.version import version_of
 
 CHECK_FAILED = 1
 FAILED = 2
@@ -29,7 +29,7 @@ INTERRUPTED = 130
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _WIDTH_OF_A_FILE = 240
 _PANEL = "Output"
-_OUTPUTS = frozenset({"out", "svg"})
+_OUTPUTS = frozenset({"out", "save_statistics", "svg"})
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ def _paths(options: dict[str, Any]) -> Iterator[tuple[str, Path]]:
     for name, value in options.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _paths(vars(value))
+        elif isinstance(value, list):
+            yield from ((f"{name} {i + 1}", item) for i, item in enumerate(value) if isinstance(item, Path))
         elif isinstance(value, Path):
             yield name, value
 
@@ -255,14 +257,6 @@ def peak_rss_mb() -> float:
 def versions() -> dict[str, str]:
     """Returns the versions that a result depends on."""
     return {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}
-
-
-def version_of(package: str) -> str:
-    """Returns the version of an installed package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _console(file: Any, *, quiet: bool) -> Console:

@@ -29,6 +29,7 @@ __all__ = [
     "SmoothQuantConfig",
     "TensorQuantConfig",
     "TensorRule",
+    "load_settings",
 ]
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.ranges import RangeMethod, choose_range, parse_method
-from quantonnx.calibration.session import collect
+from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.decisions import Decision
 from quantonnx.editing import Rewriter
@@ -30,7 +31,7 @@ from quantonnx.recalibration.view import FloatView, float_view
 if TYPE_CHECKING:
     from quantonnx.calibration.samples import Feed
 
-__all__ = ["FloatView", "Recalibrated", "float_view", "recalibrate"]
+__all__ = ["FloatView", "Recalibrated", "float_view", "recalibrate", "watch_pairs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -51,13 +52,15 @@ class Recalibrated:
 
 def recalibrate(
     source: str | Path | bytes | Model,
-    samples: Iterable[Feed],
+    samples: Iterable[Feed] = (),
     *,
     method: str | RangeMethod = "minmax",
+    statistics: Statistics | None = None,
     threads: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Recalibrated:
-    """Returns the model with new scales and zero points on its activation pairs, calibrated on `samples`.
+    """Returns the model with new scales and zero points on its activation pairs, calibrated on `samples`, or from
+    `statistics` that `watch_pairs` collected before.
 
     A signed pair with zero point 0 stays symmetric. Pairs with equal numbers on both sides of an operator that keeps
     the range (MaxPool, Concat, Reshape…) keep equal numbers. Raises ModelError where there is no pair to calibrate,
@@ -69,21 +72,44 @@ def recalibrate(
         reason = f"{left[0].name!r}: {left[0].reason}" if left else "use `quantonnx quantize` for a float model"
         raise ModelError("no Q/DQ pair on an activation can be calibrated", reason)
     view = float_view(model)
-    seen = collect(
-        view.model,
-        list(dict.fromkeys(view.watched.values())),
-        samples,
-        histogram=chosen.needs_histogram,
-        threads=threads,
-        progress=progress,
-    )
-    statistics = {tensor: seen[value] for tensor, value in view.watched.items()}
+    if statistics is None:
+        statistics = _collected(view, samples, "", histogram=chosen.needs_histogram, threads=threads, progress=progress)
+    known = statistics.require(model.digest, view.watched.values())
+    seen = {tensor: known[value] for tensor, value in view.watched.items()}
     writer = _Writer(model)
     for group in _groups(found):
-        writer.change(group, _parameters(group, statistics, chosen))
+        writer.change(group, _parameters(group, seen, chosen))
     biases = writer.follow(left)
     model.sort()
     return Recalibrated(model, len(found), biases, tuple(left))
+
+
+def watch_pairs(
+    source: str | Path | bytes | Model,
+    samples: Iterable[Feed],
+    *,
+    name: str = "",
+    threads: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Statistics:
+    """Returns statistics of every pair that `recalibrate` can give new numbers, by whatever method; `name` is what the
+    data is called."""
+    return _collected(float_view(Model.read(source)), samples, name, threads=threads, progress=progress)
+
+
+def _collected(
+    view: FloatView,
+    samples: Iterable[Feed],
+    name: str,
+    *,
+    histogram: bool = True,
+    threads: int | None,
+    progress: Callable[[int, int | None], None] | None,
+) -> Statistics:
+    watched = list(dict.fromkeys(view.watched.values()))
+    with Collector(view.model, watched, histogram=histogram, threads=threads) as collector:
+        collector.run_all(samples, progress)
+        return collector.collected(name)
 
 
 def _groups(found: list[Numbers]) -> list[list[Numbers]]:

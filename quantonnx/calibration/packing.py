@@ -1,0 +1,82 @@
+"""Statistics as a few arrays and back. What else is remembered for each channel is packed as the means are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantonnx.calibration.extremes import KEPT, RecentExtremes
+from quantonnx.calibration.statistics import HALF_BINS, ChannelMeans, TensorStatistics
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+
+def pack_tensors(tensors: Mapping[str, TensorStatistics]) -> dict[str, Array]:
+    """Return statistics as arrays with a row for each tensor; `recent` has those of all, one after the other."""
+    every = list(tensors.values())
+    histograms = [stats.counts for stats in every if stats.counts is not None]
+    return {
+        "extremes": np.array([(stats.low, stats.high) for stats in every], np.float64).reshape(-1, 2),
+        "samples": np.array([stats.samples for stats in every], np.int64),
+        "count": np.array([stats.count for stats in every], np.int64),
+        "exponent": np.array([stats.exponent for stats in every], np.int64),
+        "has_histogram": np.array([stats.counts is not None for stats in every], np.bool_),
+        "histograms": np.array(histograms, np.int64).reshape(-1, 2 * HALF_BINS),
+        "recent": np.concatenate([np.zeros((0, 2), np.float32), *(stats.recent.newest for stats in every)]),
+        "older": np.array([stats.recent.older for stats in every], np.int64),
+        "older_sum": np.array([stats.recent.older_sum for stats in every], np.float64).reshape(-1, 2),
+    }
+
+
+def unpack_tensors(names: Sequence[str], arrays: Arrays) -> dict[str, TensorStatistics]:
+    """Return the statistics of the tensors `names`; ValueError or KeyError where the arrays do not fit together."""
+    count = len(names)
+    extremes, older_sum = (_checked(arrays[key], "float64", (count, 2)) for key in ("extremes", "older_sum"))
+    samples, values, exponents, older = (
+        _checked(arrays[key], "int64", (count,)) for key in ("samples", "count", "exponent", "older")
+    )
+    flags = _checked(arrays["has_histogram"], "bool", (count,))
+    histograms = iter(_checked(arrays["histograms"], "int64", (int(flags.sum()), 2 * HALF_BINS)))
+    kept = samples - older
+    if (older < 0).any() or (kept < 0).any() or (kept > KEPT).any():
+        raise ValueError("numbers of samples")
+    recent = np.split(_checked(arrays["recent"], "float32", (int(kept.sum()), 2)), np.cumsum(kept)[:-1])
+    made = {}
+    for index, name in enumerate(names):
+        stats = made[name] = TensorStatistics(name, histogram=False)
+        stats.low, stats.high = extremes[index].tolist()
+        stats.samples, stats.count = int(samples[index]), int(values[index])
+        stats.exponent = int(exponents[index])
+        stats.counts = next(histograms).copy() if flags[index] else None
+        stats.recent = RecentExtremes.restored(recent[index], int(older[index]), older_sum[index])
+    return made
+
+
+def pack_means(means: Mapping[str, ChannelMeans]) -> dict[str, Array]:
+    """Return channel means as arrays: `mean_sums` has the channels of all tensors, one after the other."""
+    return {
+        "mean_samples": np.array([mean.samples for mean in means.values()], np.int64),
+        "mean_channels": np.array([mean.sums.size for mean in means.values()], np.int64),
+        "mean_sums": np.concatenate([np.zeros(0), *(mean.sums.reshape(-1) for mean in means.values())]),
+    }
+
+
+def unpack_means(names: Sequence[str], arrays: Arrays) -> dict[str, ChannelMeans]:
+    """Return the means of the tensors `names`; ValueError or KeyError where the arrays do not fit together."""
+    samples, channels = (_checked(arrays[key], "int64", (len(names),)) for key in ("mean_samples", "mean_channels"))
+    sums = _checked(arrays["mean_sums"], "float64", (int(channels.sum()),))
+    if (channels < 0).any():
+        raise ValueError("numbers of channels")
+    parts = np.split(sums, np.cumsum(channels)[:-1])
+    return {name: ChannelMeans(int(samples[i]), parts[i]) for i, name in enumerate(names)}
+
+
+def _checked(array: Array, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Return an array whose type and shape are the expected ones, and whose numbers are finite."""
+    if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"{array.dtype} {array.shape}")
+    return array

@@ -1,0 +1,1 @@
+"""Other tools' languages: their file formats, read and written."""
