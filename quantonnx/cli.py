@@ -18,6 +18,7 @@ from quantonnx.commands.checking import check
 from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
+from quantonnx.commands.differing import diff
 from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
@@ -45,6 +46,7 @@ for _function in (
     explain,
     inspect,
     compare,
+    diff,
     check,
     convert_encodings,
     targets,

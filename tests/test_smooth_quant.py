@@ -307,7 +307,7 @@ def test_channels_that_hold_nan_or_saw_nothing_are_named() -> None:
     with pytest.raises(CalibrationError, match="'t' holds NaN"):
         ChannelExtremes("t").update(np.array([[1, np.nan]], np.float32))
     with Collector(read(TWO), (), channels=["n"]) as collector, pytest.raises(CalibrationError, match="'n' saw no"):
-        collector.channel_extremes()
+        collector.finish()
 
 
 # ---------------------------------------------------------------------------------------------- trained networks

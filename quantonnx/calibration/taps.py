@@ -13,13 +13,10 @@ from math import prod
 from typing import Any
 
 import onnx
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, TensorStatistics
-from quantonnx.errors import CalibrationError
-from quantonnx.model import Model
 
 Array = NDArray[Any]
 
@@ -113,22 +110,6 @@ def add_outputs(proto: onnx.ModelProto, names: Collection[str]) -> None:
     """Make outputs of the computed tensors in `names` that are none yet."""
     own = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
-
-
-def check_known(model: Model, tensors: Sequence[str]) -> None:
-    """Raise CalibrationError for a tensor that the model does not compute."""
-    known = model.tensors()
-    for name in tensors:
-        if not isinstance(known.get(name), gs.Variable):
-            found = "is a constant" if name in known else "is not in the model"
-            raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
-
-
-def check_type(name: str, value: Any) -> None:
-    """Raise CalibrationError for values that are no real numbers of 16 or 32 bits."""
-    if value.dtype not in ("float32", "float16"):
-        hint = "convert the model to float32 first, or exclude the operator"
-        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
 
 
 def _samples(value: Array, rows: int) -> int:

@@ -84,7 +84,7 @@ def _is_in_a_row(model: Model, pair: Pair, scale: Array, dtype: Any) -> bool:
     """True where a pair of that scale and another type gives its value or reads it: they have one meaning together."""
     before = [node for node in pair.quantize.inputs[0].inputs if node.op == "DequantizeLinear"]
     after = [reader for node in pair.dequantize for reader in node.outputs[0].outputs if reader.op == "QuantizeLinear"]
-    read = (_scale_and_zero_point(model, node, dtype) for node in (*before, *after))
+    read = (scale_and_zero_point(model, node, dtype) for node in (*before, *after))
     return any(other and np.array_equal(other[0], scale) and other[1].dtype != dtype for other in read)
 
 
