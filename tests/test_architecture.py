@@ -69,6 +69,7 @@ ORDER = [
     "saturation",
     "dynamic",
     "insertion",
+    "assembly",
     "site_numbers",
     "algorithms",
     "surveying",

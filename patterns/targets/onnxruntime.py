@@ -65,9 +65,7 @@ def _beside_integers(asked: FormatRequest) -> str | None:
     if fmt.group_size and not (native and fmt.n_bits == 4) and fmt.n_bits <= 8:
         return "8-bit groups beside integer activations fail when run there; say `activation: null`, or `per_channel`"
     if not fmt.group_size and fmt.axis is not None and asked.channel_axis not in (None, fmt.axis):
-        return (
-            f"scales along axis {fmt.axis} give wrong results there; output channels are axis {asked.channel_axis}"
-        )
+        return f"scales along axis {fmt.axis} give wrong results there; output channels are axis {asked.channel_axis}"
     return None
 
 
