@@ -75,7 +75,7 @@ def quantize(
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
     settings = numbers.build()
-    remembered.check("quantize", source, output, needs_data=settings.activation is not None)
+    remembered.check("quantize", source, output, needs_data=not settings.only_weights)
     if max_drop is not None and eval_data is None:
         raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")
     job = _Job(run, model, output, compiler, source, remembered)
