@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import onnx_graphsurgeon as gs
+
 from quantonnx.config import OpsToSkip
 from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import ConfigError, TargetError
@@ -15,7 +17,7 @@ from quantonnx.plan import Step
 from quantonnx.ranging import MINMAX, Ranging, ranging_of
 from quantonnx.resolution import Outcome, Resolver, Side, Slot
 from quantonnx.sites import Derivation, Site
-from quantonnx.slots import axis_of, names_in, one_for_each_channel, only, rules_of, slot_at, slots_of
+from quantonnx.slots import axis_of, names_in, names_of, one_for_each_channel, only, rules_of, slot_at, slots_of
 from quantonnx.target import BiasKind, Target
 
 
@@ -38,6 +40,7 @@ class Asker:
         self.decisions = decisions
         self.stub = rules_of(skip.stub, "skip.stub")
         self.weight = rules_of(skip.weight, "skip.weight")
+        self.excluded = rules_of(resolver.config.exclude, "exclude")
         self.known_ranges = {**target.known_ranges, **resolver.config.known_ranges}
 
     def ask(self, step: Step, match: Pattern) -> Asked:
@@ -46,8 +49,8 @@ class Asker:
         claims: list[Site] = []
         slots = slots_of(match, step)
         for slot, point in slots:
-            outcome = self.resolver.resolve(slot, declared=point.role not in skipped)
-            if not outcome.on:
+            outcome = self.resolver.resolve(slot, declared=True)
+            if point.role in skipped or not outcome.on:
                 self._note_off(step, point, slot, outcome, skipped)
             elif outcome.said.get("dynamic") and not outcome.demanded and not _computes_on(slot, match):
                 reason = f"{point.role.name} {slot.tensor.name!r} is dynamic, and no weight meets it"
@@ -66,6 +69,11 @@ class Asker:
         base = self.target.weight if role is Role.WEIGHT else self.target.activation
         site = self._claim(slot, Point(role, None), pattern, owner, base, outcome)
         return replace(site, reason=f"{role.name} of {pattern}, as {outcome.rules[-1]} asks")
+
+    def leaves_alone(self, nodes: Iterable[gs.Node], folded: Iterable[str]) -> bool:
+        """True where the user excluded operators, or skips their activations."""
+        names = [*folded, *(name for node in nodes for name in names_of(node))]
+        return bool(self.stub.first(names) or self.excluded.first(names))
 
     def _skipped(self, step: Step, match: Pattern) -> Mapping[Role, str]:
         names = names_in(match)
@@ -129,8 +137,8 @@ class Asker:
         for point in match.qdq_points:
             for value in match.values(point.declaration) if point.role is Role.BIAS else ():
                 slot = slot_at(value, point, match, step)
-                outcome = self.resolver.resolve(slot, declared=Role.BIAS not in skipped)
-                if outcome.on:
+                outcome = self.resolver.resolve(slot, declared=True)
+                if outcome.on and Role.BIAS not in skipped:
                     yield from self._bias(point, slot, step, match, list(claims), outcome)
 
     def _bias(

@@ -95,8 +95,6 @@ def _wanted(
     for step, match in found:
         rule = excluded.first([*step.nodes, *names_in(match)])
         decided = Decision(step.output, f"excluded by {rule!r}", Decider.EXCLUDE) if rule else None
-        if decided is None and config.patterns.get(step.pattern, step) is None:
-            decided = Decision(step.output, f"off by patterns.{step.pattern}", Decider.OFF)
         decided = decided or released.get(step.output) or refusal(step, match, target, types)
         if decided is None:
             yield step, match

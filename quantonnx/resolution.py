@@ -17,8 +17,11 @@ from quantonnx.model import Model
 from quantonnx.pattern import Pattern, Point, Role
 from quantonnx.scopes import Scopes, dotted
 
-_ONE_OF = ("calibration_method", "scale", "range", "share_with", "dynamic")
-"""To say one of these anew is to take back the others."""
+_ONE_OF = (
+    frozenset({"calibration_method", "scale", "zero_point", "range", "share_with", "dynamic"}),
+    frozenset({"per_channel", "group_size"}),
+)
+"""To say one of these anew is to take back the others of its set."""
 
 
 STATES = ("weight", "bias")
@@ -66,18 +69,30 @@ class Slot:
     @property
     def declared(self) -> tuple[str, ...]:
         """The names that the match's pattern has for the tensor."""
-        if self.match is None or self.point is None:
+        if self.match is None:
             return ()
+        if self.point is None:
+            return tuple(name for name, value in self.match.declarations.items() if self._is_for(value))
         return tuple(name for name, value in self.match.declarations.items() if value is self.point.declaration)
+
+    def _is_for(self, declaration: Any) -> bool:
+        assert self.match is not None
+        return any(value is self.tensor for value in self.match.values(declaration))
 
     @property
     def position(self) -> int:
         """Its place among the points of the match's pattern on the same side; -1 where none stands on it."""
         if self.match is None or self.side is Side.STATES:
             return self.number if self.side is Side.STATES else -1
-        outputs = self.side is Side.OUTPUTS
-        same = [p for p in self.match.qdq_points if p.role.on_activation and (p.role is Role.OUTPUT) == outputs]
+        if self.side is Side.OUTPUTS:
+            return 0 if self.is_result else -1
+        same = [p for p in self.match.qdq_points if p.role.on_activation and p.role is not Role.OUTPUT]
         return next((place for place, point in enumerate(same) if point is self.point), -1)
+
+    @property
+    def is_result(self) -> bool:
+        """True for what the whole group gives."""
+        return self.side is Side.OUTPUTS and (self.match is None or self.tensor is self.match.result)
 
     @property
     def group(self) -> list[gs.Node]:
@@ -108,9 +123,10 @@ class Outcome:
             self.on = level.spec is not None
             self.demanded = self.on and above_global
             self.rules = (*self.rules, level.rule)
-        for name in found.keys() & set(_ONE_OF):
-            for other in (*_ONE_OF, "zero_point"):
-                self.said.pop(other, None) if other != name else None
+        anew = {name for name, value in found.items() if value is not False or name == "per_channel"}
+        for alternatives in _ONE_OF:
+            if alternatives & anew:
+                self.said = {name: value for name, value in self.said.items() if name not in alternatives}
         self.said |= found
 
 
@@ -124,15 +140,18 @@ class Resolver:
         self._global = {kind: self._globally(kind) for kind in SPECS}
         sections = ("op_types", "op_names", "tensors")
         self._names = {section: NameRules(getattr(config, section), section) for section in sections}
-        self._has_rules = self.speaks_of_operators or bool(config.tensors or config.fixed)
+        self._speaks_of_tensors = bool(config.tensors or config.fixed)
         self._modules = self._chosen_modules()
 
     def resolve(self, slot: Slot, *, declared: bool) -> Outcome:
         """Returns what is said about a tensor at an operator; `declared` where a pattern puts a pair there."""
         outcome = self._global[slot.kind].copy()
         outcome.on = outcome.on and declared
-        for level in self._above(slot) if self._has_rules else ():
+        for level in self._of_operators(slot) if self.speaks_of_operators else ():
             outcome.hear(level, above_global=True)
+        for level in self._of_tensor(slot) if self._speaks_of_tensors else ():
+            if declared or outcome.on:  # a word about a tensor says how, not where
+                outcome.hear(level, above_global=True)
         return outcome
 
     def _globally(self, kind: str) -> Outcome:
@@ -147,11 +166,13 @@ class Resolver:
         config = self.config
         return bool(config.op_types or config.op_names or config.modules or config.patterns)
 
-    def _above(self, slot: Slot) -> Iterator[Said]:
+    def _of_operators(self, slot: Slot) -> Iterator[Said]:
         yield from self._operators("op_types", slot, lambda node: (node.op,))
         yield from self._pattern(slot)
         yield from self._operators("op_names", slot, lambda node: (node.name, *(out.name for out in node.outputs)))
         yield from self._boundaries(slot)
+
+    def _of_tensor(self, slot: Slot) -> Iterator[Said]:
         for name in _lowest_first(self._names["tensors"], (slot.tensor.name,)):
             yield Said(f"tensors.{name}", self.config.tensors[name])
         if slot.tensor.name in self.config.fixed and slot.kind == "activation":
@@ -171,7 +192,7 @@ class Resolver:
         for node in [*(node for node in group if node is not slot.node), slot.node]:
             for name in _lowest_first(self._names[section], names_of(node)):
                 own = node is slot.node
-                if own or rules[name] is None or slot.side is Side.OUTPUTS:
+                if own or rules[name] is None or slot.is_result:
                     index, known = (slot.number, self._formal(slot)) if own else (0, ())
                     yield from said_in(f"{section}.{name}", rules[name], slot.side, index, known)
 
@@ -179,7 +200,8 @@ class Resolver:
         name = type(slot.match).__name__ if slot.match is not None else ""
         if name in self.config.patterns:
             rule = self.config.patterns[name]
-            yield from said_in(f"patterns.{name}", rule, slot.side, slot.position, slot.declared)
+            names = (slot.kind, *slot.declared) if slot.side is Side.STATES else slot.declared
+            yield from said_in(f"patterns.{name}", rule, slot.side, slot.position, names)
 
     def _boundaries(self, slot: Slot) -> Iterator[Said]:
         if self.scopes is None:

@@ -91,6 +91,7 @@ class TensorQuantConfig(Strict):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> TensorQuantConfig:
         said = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        said -= set() if self.dynamic else {"dynamic"}
         for one, other in _CONTRADICTIONS:
             if {one, other} <= said:
                 raise ValueError(f"{one} and {other} are both said: give one of them")
