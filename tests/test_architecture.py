@@ -72,6 +72,7 @@ ORDER = [
     "range_conflicts",
     "quantized",
     "reusing",
+    "compat",
     "pipeline",
     "verification",
     "timing",

@@ -1,0 +1,1 @@
+"""Other tools' languages: their calls, configurations and file formats."""
