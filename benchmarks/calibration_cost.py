@@ -28,9 +28,10 @@ import onnxruntime as ort
 
 import quantonnx as qx
 from quantonnx.algorithms.bias_correction import means_needed
+from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.ranges import parse_method
 from quantonnx.calibration.samples import InputSpec, input_specs
-from quantonnx.calibration.session import Collector, open_session
+from quantonnx.calibration.session import Collector
 from quantonnx.quantized import QuantizedModel, insert_qdq, with_statistics
 
 METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse")

@@ -23,8 +23,8 @@ import onnxruntime as ort
 from calibration_cost import generated
 
 import quantonnx as qx
+from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.samples import input_specs
-from quantonnx.calibration.session import open_session
 
 PEER = """
 import sys

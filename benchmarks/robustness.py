@@ -25,8 +25,8 @@ from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import DATA_DIR, load_model_tests
 
 import quantonnx as qx
+from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.samples import input_specs, open_samples
-from quantonnx.calibration.session import open_session
 
 KINDS = ("light", "simple", "pytorch-converted", "pytorch-operator", "node", "node-constant")
 """Folders of the test data; `node-constant` are the models of `node` with all inputs but the first made constants,

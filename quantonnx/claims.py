@@ -92,6 +92,7 @@ class Asker:
             reason=f"{point.role.name} of {pattern}",
             ranging=self._ranging(slot, outcome),
             rules=outcome.rules,
+            demanded=outcome.demanded,
         )
 
     def _format(self, slot: Slot, point: Point, base: TensorFormat, outcome: Outcome) -> TensorFormat:
@@ -147,12 +148,12 @@ class Asker:
 def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
     """The pairs whose scales make that of an int32 bias: integers of at most 8 bits with one scale for a channel."""
     only(Role.INPUT, match)
-    only(Role.WEIGHT, match)
+    point, _ = only(Role.WEIGHT, match)
     found = {role: claim for claim in claims for role in claim.roles}
     activation, weight = found.get(Role.INPUT), found.get(Role.WEIGHT)
     if activation is None or weight is None or activation.ranging.dynamic or weight.format.group_size:
         return None
-    if activation.format.float8 or weight.format.float8:
+    if activation.format.float8 or weight.format.float8 or weight.format.axis not in (None, axis_of(point, match)):
         return None
     return Derivation(activation.tensor, activation.format, weight.tensor, weight.format)
 

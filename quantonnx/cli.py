@@ -15,8 +15,10 @@ import typer
 
 from quantonnx.commands import configuring
 from quantonnx.commands.checking import check
+from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
+from quantonnx.commands.differing import diff
 from quantonnx.commands.explaining import explain, targets
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
@@ -35,7 +37,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turns a float ONNX model into a quantized one whose Q/DQ pairs stand where the target's compiler wants them.",
 )
-for _function in (demo, quantize, plan, transform, calibrate, explain, inspect, compare, check, targets):
+for _function in (
+    demo,
+    quantize,
+    plan,
+    transform,
+    calibrate,
+    explain,
+    inspect,
+    compare,
+    diff,
+    check,
+    convert_encodings,
+    targets,
+):
     app.command()(command(_function))
 
 _config = typer.Typer(help="What a configuration comes to on a model; a file to start from; a schema for editors.")

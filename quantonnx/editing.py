@@ -58,6 +58,13 @@ class Rewriter:
         self.touched.append(node)
         return output
 
+    def add_output(self, node: gs.Node, name: str) -> gs.Variable:
+        """Returns one more output of `node`, called `name`."""
+        output = gs.Variable(self._unique(name))
+        list.append(node.outputs, output)
+        list.append(output.inputs, node)
+        return output
+
     def set_input(self, node: gs.Node, index: int, value: gs.Tensor) -> None:
         """Makes input `index` of `node` read `value`."""
         while len(node.inputs) <= index:

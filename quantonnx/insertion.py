@@ -95,7 +95,7 @@ class _Writer:
         self._feed([edge for edge in edges if edge not in of_shape], result)
 
     def weight(self, site: Site, parameters: Parameters) -> None:
-        """Puts codes and a DequantizeLinear in the place of a weight, or of a bias that is not derived, or a pair on it."""
+        """Puts codes and a DequantizeLinear in the place of a weight, or of an underived bias, or a pair on it."""
         value, fmt = self.tensors[site.tensor], site.format
         compute = partial(_codes, self.model, value, parameters, fmt)
         if self.float_weights:

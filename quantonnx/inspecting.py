@@ -16,6 +16,8 @@ import onnx_graphsurgeon as gs
 
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
+from quantonnx.provenance import provenance
+from quantonnx.weights import byte_size
 
 _CONSTANT_TYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 MOVING = frozenset(
@@ -117,6 +119,7 @@ class Inspection:
     bytes_by_type: tuple[tuple[str, int], ...]
     file_bytes: int
     bodies: int
+    provenance: dict[str, str]
 
 
 def inspect(source: str | Path) -> Inspection:
@@ -139,7 +142,17 @@ def inspect(source: str | Path) -> Inspection:
         bytes_by_type=_bytes_by_type(stored),
         file_bytes=file_size(source),
         bodies=len(model.left_in_float),
+        provenance=provenance(model.metadata),
     )
+
+
+def interface(model: Model) -> dict[str, str]:
+    """Returns opset, inputs and outputs of a model as text, by what they are."""
+    found = {"opset": str(model.opset)}
+    for kind, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in map(_value, values):
+            found[f"{kind} {value.name}"] = f"{value.dtype} {'unknown' if value.shape is None else list(value.shape)}"
+    return found
 
 
 def find_pairs(model: Model) -> Pairs:
@@ -254,7 +267,7 @@ def _bytes_by_type(stored: list[gs.Constant]) -> tuple[tuple[str, int], ...]:
     sizes: Counter[str] = Counter()
     for constant in stored:
         dtype = np.dtype(constant.dtype)
-        sizes[dtype.name] += prod(constant.shape) * dtype.itemsize
+        sizes[dtype.name] += byte_size(constant.shape, dtype)
     return tuple(sizes.most_common())
 
 

@@ -35,6 +35,7 @@ from quantonnx.sites import (
     through_same_scale,
     through_transparent,
     typed,
+    under_demands,
     under_one_scale,
     with_ranging_of_source,
 )
@@ -72,6 +73,7 @@ def place(
     claims = [claim for asked in inside for claim in asked.claims]
     if resolver.speaks_of_operators:
         claims += demanded(model, asker, inside, resolved, types)
+        claims = list(under_demands(claims))
     check_formats(target, claims)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)

@@ -15,8 +15,7 @@ def calibrate_from(quantized: QuantizedModel, statistics: Statistics | str | os.
     """
     if not isinstance(statistics, Statistics):
         statistics = Statistics.load(statistics)
-    fixed = quantized.config.fixed
-    needed = [site.source for site in quantized.activation_sites if site.source not in fixed]
+    needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
     return with_statistics(quantized, tensors, means)

@@ -33,12 +33,14 @@ def round_in_place(values: Array, rounding: Rounding, seed: int = 0, name: str =
     """
     if rounding is Rounding.HALF_EVEN:
         np.rint(values, out=values)
-        return
-    whole = np.floor(values)
-    fraction = values - whole
-    if rounding is Rounding.HALF_AWAY:
-        whole += np.where(values < 0, fraction > 0.5, fraction >= 0.5)
-    elif rounding is Rounding.STOCHASTIC:
-        sequence = np.random.SeedSequence([seed, crc32(name.encode())])
-        whole += np.random.Generator(np.random.Philox(sequence)).random(values.shape, np.float32) < fraction
-    values[...] = whole
+    elif rounding is Rounding.HALF_AWAY:
+        size = np.abs(values)
+        whole = np.floor(size)
+        np.copysign(whole + (size - whole >= 0.5), values, out=values)  # a half added first would be rounded itself
+    else:
+        whole = np.floor(values)
+        if rounding is Rounding.STOCHASTIC:
+            sequence = np.random.SeedSequence([seed, crc32(name.encode())])
+            random = np.random.Generator(np.random.Philox(sequence))
+            whole += random.random(values.shape, np.float32) < values - whole
+        values[...] = whole

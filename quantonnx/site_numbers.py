@@ -94,7 +94,7 @@ class SiteNumbers:
     def _fixed(self, site: Site) -> Parameters | None:
         if site.ranging.scale is None:
             return None
-        where, fmt = site.rules[-1], site.format
+        where, fmt = site.rules[-1] if site.rules else site.source, site.format
         scale, zero_point = np.asarray(site.ranging.scale, np.float64), np.asarray(site.ranging.zero_point or 0)
         self._check_shape(site, where, scale)
         if fmt.float8 and zero_point.any():

@@ -38,8 +38,8 @@ class Site:
     `edges` are the node inputs that read it; with `whole`, every reader does, the graph's output included.
     `source` is the tensor whose range it takes, `ranging` how that is found; a bias may take the product of the scales
     of `derived_from`. `owner` is the value that the first claiming match gives. `rules` are the settings that had a
-    say, the last of them the last word. `float_type` is the element type of the tensor, which its scale has too, as
-    numpy names it.
+    say, the last of them the last word; with `demanded`, one was about this very operator or tensor. `float_type` is
+    the element type of the tensor, which its scale has too, as numpy names it.
     """
 
     tensor: str
@@ -55,6 +55,7 @@ class Site:
     float_type: str = "float32"
     ranging: Ranging = BY_METHOD
     rules: tuple[str, ...] = ()
+    demanded: bool = False
 
     @property
     def on_activation(self) -> bool:
@@ -77,6 +78,7 @@ def through_transparent(
 ) -> Iterator[Site]:
     """A pair before operators that only move data serves the operator after them too; a bias follows its input."""
     claimed = {claim.tensor for claim in claims if claim.on_activation}
+    demanded = {claim.tensor: claim for claim in claims if claim.on_activation and claim.demanded}
     public = {output.name for output in model.graph.outputs} | model.captured
     readers: dict[str, set[Edge]] = {}
     for claim in claims:
@@ -88,6 +90,7 @@ def through_transparent(
         if claim.roles == (Role.INPUT,) and claim.tensor in moved:
             before, edge = moved[claim.tensor]
             reason = f"{claim.reason}, before {producers[claim.tensor].op}"
+            claim = _told_as(demanded[before], claim) if before in demanded and not claim.demanded else claim
             yield replace(claim, tensor=before, source=before, edges=(edge,), reason=reason)
         elif claim.derived_from is not None and claim.derived_from.activation in moved:
             activation = moved[claim.derived_from.activation][0]
@@ -183,6 +186,20 @@ def _sources(joins: Mapping[str, Site], target: Target, producers: dict[str, gs.
     return {name: top for name, wider in tops.items() if wider.isdisjoint(torn) for top in wider}
 
 
+def under_demands(claims: Iterable[Site]) -> Iterator[Site]:
+    """What a rule says about the output of an operator holds for its readers too, unless one says more about them."""
+    claims = list(claims)
+    given = {claim.tensor: claim for claim in claims if claim.whole and claim.demanded}
+    for claim in claims:
+        giver = given.get(claim.tensor) if claim.on_activation and not claim.demanded else None
+        yield claim if giver is None else _told_as(giver, claim)
+
+
+def _told_as(told: Site, claim: Site) -> Site:
+    """A claim with what was told about another one."""
+    return replace(claim, format=told.format, ranging=told.ranging, rules=told.rules)
+
+
 def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
     """A pair that takes the scale of another tensor finds it as that one does.
 
@@ -193,8 +210,11 @@ def with_ranging_of_source(claims: Iterable[Site]) -> Iterator[Site]:
     for claim in claims:
         if claim.on_activation and claim.ranging.share_with:
             claim = replace(claim, source=_shared_source(claim, leaders))
-        leader = leaders.get(claim.source) if claim.on_activation else None
-        yield claim if leader is None else replace(claim, ranging=leader.ranging)
+        leader = leaders.get(claim.source) if claim.on_activation and claim.source != claim.tensor else None
+        if leader is not None and leader.demanded and not claim.demanded:
+            yield _told_as(leader, claim)
+        else:
+            yield claim if leader is None else replace(claim, ranging=leader.ranging)
 
 
 def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
@@ -224,6 +244,7 @@ def _merged(group: list[Site]) -> Site:
         edges=tuple(dict.fromkeys(edge for site in group for edge in site.edges)),
         whole=any(site.whole for site in group),
         rules=tuple(dict.fromkeys(rule for site in group for rule in site.rules)),
+        demanded=any(site.demanded for site in group),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantonnx.calibration.session import open_session
+from quantonnx.calibration.loading import open_session
 from quantonnx.timing import measure
 
 if TYPE_CHECKING:

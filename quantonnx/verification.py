@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.calibration.session import open_session
+from quantonnx.calibration.loading import open_session
 from quantonnx.errors import DataError
 from quantonnx.model import Model
 

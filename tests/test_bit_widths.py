@@ -14,19 +14,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from branches import HIGH, LOW, OUT_HIGH, OUT_LOW, written
 from models import Feeds, feeds_of, parse, run
 
-from quantonnx.formats import Parameters, Storage, TensorFormat
-from quantonnx.insertion import insert_pairs, needed_opset
+from quantonnx.formats import Storage, TensorFormat
 from quantonnx.model import Model
-from quantonnx.pattern import Edge, Role
-from quantonnx.sites import Site
 
 WIDTHS = range(2, 17)
 GROUP = 3  # eight values make groups of 3, 3 and 2
 GRANULARITIES = ("tensor", "channel", "group")
-LOW, HIGH = -1.3, 1.7  # narrower than the data, so that it saturates on both sides
-OUT_LOW, OUT_HIGH = -9.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -124,33 +120,6 @@ def graph(name: str, branches: int) -> onnx.ModelProto:
     return parse(f"agraph (float[{operator.x}] x) => ({outputs}) <{weights}, float[6] b> {{ {lines} }}")
 
 
-def written(
-    proto: onnx.ModelProto,
-    weights: list[TensorFormat],
-    activations: list[TensorFormat] | None = None,
-    *,
-    outputs: bool = False,
-    **options: bool,
-) -> Model:
-    """Puts pairs on the weight of each branch, and as asked on its input and output."""
-    model = Model.read(proto)
-    values, nodes = model.tensors(), {node.outputs[0].name: node.name for node in model.graph.nodes}
-    numbers: dict[Site, Parameters] = {}
-    for i, fmt in enumerate(weights):
-        weight = Site(f"w{i}", (Role.WEIGHT,), fmt, (Edge(nodes[f"y{i}"], 1),), "Branch", f"y{i}")
-        numbers[weight] = fmt.parameters(*fmt.extremes(model.array(values[f"w{i}"])))
-        for own in activations[i : i + 1] if activations else ():
-            site = Site("x", (Role.INPUT,), own, (Edge(nodes[f"y{i}"], 0),), "Branch", f"y{i}", "x")
-            numbers[site] = own.parameters(LOW, HIGH)
-            if outputs:
-                result = replace(site, tensor=f"y{i}", roles=(Role.OUTPUT,), edges=(), source=f"y{i}", whole=True)
-                numbers[result] = own.parameters(OUT_LOW, OUT_HIGH)
-    contrib = options.get("contrib", False)
-    model = model.with_opset(needed_opset(tuple(numbers), contrib=contrib))
-    insert_pairs(model, tuple(numbers), numbers, float_weights=options.get("float_weights", False), contrib=contrib)
-    return model
-
-
 def emulated(name: str, proto: onnx.ModelProto, feeds: Feeds, weights: list[TensorFormat], acts=None, outputs=False):  # type: ignore[no-untyped-def]
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in proto.graph.initializer}
     bias = constants["b"] if name == "Gemm" else None
@@ -230,6 +199,19 @@ def test_weights_under_8_bits_keep_integer_kernels(name: str, symmetric: bool, t
 def test_activations_under_8_bits_keep_integer_kernels(name: str, symmetric: bool, tmp_path: Path) -> None:
     activations = [activation_format(bits, symmetric) for bits in range(2, 9)]
     assert_integer(name, [weight_format(OPERATORS[name], 8, True, "channel")] * len(activations), activations, tmp_path)
+
+
+def test_a_relu_before_an_activation_under_8_bits_stays_part_of_the_kernel(tmp_path: Path) -> None:
+    """The first of the pairs after it starts at zero, which is all that a Relu does."""
+    proto = parse(
+        "agraph (float[2,8,5,5] x) => (float[2,6,5,5] y0) <float[6,8,3,3] w0> "
+        "{ c = Conv<pads=[1,1,1,1]>(x, w0) y0 = Relu(c) }"
+    )
+    weight, activation = TensorFormat(axis=0), TensorFormat(4, signed=False, symmetric=False)
+    model = written(proto, [weight], [activation], outputs=True, low=0.0)
+    found, kernels = optimized(model, feeds_of(proto), tmp_path)
+    assert (kernels["QLinearConv"], kernels["Relu"], kernels["FusedConv"]) == (1, 0, 0)
+    np.testing.assert_allclose(found["y0"], run(model, feeds_of(proto))["y0"], atol=1e-6)
 
 
 def assert_integer(name: str, weights: list[TensorFormat], activations: list[TensorFormat], folder: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from branches import written
 from models import Feeds, feeds_of, parse, run
+from onnx import TensorProto
 
 from quantonnx.config import FixedRange, QuantConfig, TensorQuantConfig
 from quantonnx.errors import CalibrationError, ConfigError
+from quantonnx.formats import Rounding, ScaleType, Storage, TensorFormat
+from quantonnx.inspecting import inspect
 from quantonnx.pipeline import quantize
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import transform
@@ -347,3 +351,119 @@ def test_a_weight_or_bias_that_is_not_finite_is_named(name: str, value: float) -
             item.CopyFrom(onnx.numpy_helper.from_array(values, name))
     with pytest.raises(CalibrationError, match=f"{name!r} holds NaN or infinity"):
         quantize(proto, samples(proto), target="onnxruntime")
+
+
+# ------------------------------------------------------------------------------------ formats in the file
+
+GEMM = "agraph (float[4,40] x) => (float[4,6] y0) <float[40,6] w0, float[6] b> { y0 = Gemm(x, w0, b) }"
+UINT8 = TensorFormat(signed=False, symmetric=False)
+INT4 = TensorFormat(4, storage=Storage.NATIVE)
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "contrib", "opset"),
+    [
+        (TensorFormat(), UINT8, False, 10),
+        (TensorFormat(5, axis=1), UINT8, False, 13),
+        (TensorFormat(float8=True, axis=1), None, False, 19),
+        (TensorFormat(12), None, False, 21),
+        (TensorFormat(12, axis=1), UINT8, True, 10),
+        (INT4, None, False, 21),
+        (INT4, UINT8, True, 10),
+        (TensorFormat(4, axis=0, group_size=16), None, True, 21),
+        (TensorFormat(4, axis=0, group_size=16, storage=Storage.NATIVE), None, True, 21),
+        (TensorFormat(2, storage=Storage.NATIVE), None, True, 25),
+        (TensorFormat(4), TensorFormat(4), False, 10),
+        (TensorFormat(4), TensorFormat(9, signed=False), False, 21),
+        (TensorFormat(4), TensorFormat(9, signed=False), True, 10),
+    ],
+)
+@pytest.mark.parametrize("float_weights", [False, True])
+def test_each_format_needs_its_opset_and_makes_a_valid_file(weight, activation, contrib, opset, float_weights):  # type: ignore[no-untyped-def]
+    proto = parse(GEMM, opset=10)
+    activations = None if activation is None else [activation]
+    model = written(proto, [weight], activations, contrib=contrib, float_weights=float_weights)
+    assert model.opset == opset
+    result = model.to_proto()
+    onnx.checker.check_model(result, full_check=True)
+    assert run(result, feeds_of(proto))["y0"].shape == (4, 6)
+
+
+def test_pairs_of_com_microsoft_stand_only_where_onnx_has_none() -> None:
+    result = written(parse(GEMM), [TensorFormat(12, axis=1)], [UINT8], contrib=True).to_proto()
+    assert {entry.domain: entry.version for entry in result.opset_import} == {"": 17, "com.microsoft": 1}
+    domains = {(node.name.partition("_")[0], node.domain) for node in result.graph.node if "Linear" in node.op_type}
+    assert domains == {("w0", "com.microsoft"), ("x", "")}
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_int4_codes_are_packed_in_groups(external: bool, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    fmt = TensorFormat(4, False, False, axis=0, group_size=16, storage=Storage.NATIVE)
+    proto = parse(GEMM.replace("40,6", "4000,6").replace("4,40]", "4,4000]"))
+    written(proto, [fmt]).save(tmp_path / "m.onnx", external_data=external)
+    result = onnx.load(tmp_path / "m.onnx")
+    stored = {item.name: item for item in result.graph.initializer}
+    assert stored["w0_quantized"].data_type == stored["w0_zero_point"].data_type == TensorProto.UINT4
+    assert len(stored["w0_quantized"].raw_data) == 4000 * 6 // 2
+    assert dict(inspect(tmp_path / "m.onnx").bytes_by_type)["uint4"] == 4000 * 6 // 2 + 250 * 6 // 2
+    assert list(stored["w0_scale"].dims) == list(stored["w0_zero_point"].dims) == [250, 6]
+    (dequantize,) = (node for node in result.graph.node if node.op_type == "DequantizeLinear")
+    assert {item.name: item.i for item in dequantize.attribute} == {"axis": 0, "block_size": 16}
+
+
+def test_an_activation_under_8_bits_has_three_pairs_of_one_scale() -> None:
+    """The first saturates below, the second, of the other signedness, above; the third has the format's own codes."""
+    for fmt, expected in (
+        (TensorFormat(4, False, False), [("uint8", 6), ("int8", 127 - 9), ("uint8", 6)]),
+        (TensorFormat(4), [("int8", -128 + 8), ("uint8", 255 - 7), ("int8", 0)]),
+        (TensorFormat(12), [("int16", -(2**15) + 2**11), ("uint16", 2**16 - 2**11), ("int16", 0)]),
+        (TensorFormat(8), [("int8", 0)]),
+        (TensorFormat(8, narrow_range=True), [("int8", 0)]),
+    ):
+        result = written(parse(GEMM), [TensorFormat()], [fmt]).to_proto()
+        stored, found, value = constants(result), [], "x"
+        while (node := next(n for n in result.graph.node if value in n.input)).op_type != "Gemm":
+            if node.op_type == "QuantizeLinear":
+                found.append((stored[node.input[2]].dtype.name, int(stored[node.input[2]])))
+                assert stored[node.input[1]] == fmt.parameters(-1.3, 1.7).scale
+            value = node.output[0]
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        TensorFormat(4),
+        TensorFormat(4, axis=0, group_size=16),
+        TensorFormat(narrow_range=True, scale_type=ScaleType.POWER_OF_TWO),
+        TensorFormat(rounding=Rounding.STOCHASTIC),
+        TensorFormat(3, rounding=Rounding.FLOOR, axis=1),
+    ],
+    ids=str,
+)
+def test_float_weights_are_those_of_the_codes_where_quantize_linear_finds_others(fmt: TensorFormat) -> None:
+    proto = parse(GEMM)
+    integer, floating = written(proto, [fmt]), written(proto, [fmt], float_weights=True)
+    assert "w0_rounded" in constants(floating.to_proto())
+    np.testing.assert_array_equal(*(run(model, feeds_of(proto))["y0"] for model in (integer, floating)))
+
+
+def test_float_weights_are_left_where_quantize_linear_finds_the_codes() -> None:
+    for fmt in (TensorFormat(axis=1), TensorFormat(narrow_range=True), TensorFormat(float8=True), INT4):
+        proto = parse(GEMM)
+        assert "w0_rounded" not in constants(written(proto, [fmt], float_weights=True).to_proto())
+
+
+def test_stochastic_codes_differ_between_tensors_and_not_between_runs() -> None:
+    graph = (
+        "agraph (float[4,40] x) => (float[4,6] y0, float[4,6] y1) <float[40,6] w0, float[40,6] w1> "
+        "{ y0 = Gemm(x, w0) y1 = Gemm(x, w1) }"
+    )
+    proto = parse(graph)
+    proto.graph.initializer[1].raw_data = proto.graph.initializer[0].raw_data
+    fmt = TensorFormat(rounding=Rounding.STOCHASTIC)
+    first, second = (written(proto, [fmt, fmt]).to_proto() for _ in range(2))
+    assert first == second
+    stored = constants(first)
+    assert (stored["w0_quantized"] != stored["w1_quantized"]).any()
+    assert np.abs(stored["w0_quantized"].astype(int) - stored["w1_quantized"]).max() == 1

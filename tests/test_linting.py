@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from branches import written
 from models import parse
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from quantonnx import demo
+from quantonnx.formats import TensorFormat
 from quantonnx.linting import Severity, lint
 from quantonnx.pipeline import quantize
 
@@ -172,6 +174,14 @@ def quantized_twice(file: File) -> None:
 def quantized_twice_with_other_numbers(file: File) -> None:
     _, last = file.pair("image")
     file.add_pair(last.output[0], file.node("Conv", "first"), 0.9)
+
+
+def test_a_row_of_pairs_that_saturates_at_fewer_bits_is_no_fault() -> None:
+    graph = "agraph (float[2,16] x) => (float[2,16] y0) <float[16,16] w0> { y0 = MatMul(x, w0) }"
+    row = TensorFormat(4, signed=False, symmetric=False)
+    model = written(parse(graph), [TensorFormat(axis=1)], [row], outputs=True)
+    assert [node.op for node in model.graph.nodes].count("QuantizeLinear") == 6
+    assert not lint(model.to_proto(), "onnxruntime")
 
 
 @fault("scale-computed", "tensorrt")
@@ -516,7 +526,7 @@ class ConvRelu(Pattern):
 
 target = Target(
     name="npu", description="", conversions=(), patterns=(ConvRelu,), activation=TensorFormat(), bias=BiasKind.FLOAT,
-    weight=TensorFormat(axis=0), refuses=lambda fmt: None if fmt.signed else "it is signed",
+    weight=TensorFormat(axis=0), refuses=lambda asked: None if asked.format.signed else "it is signed",
 )
 """
     )

@@ -18,7 +18,7 @@ import pytest
 
 import quantonnx as qx
 from quantonnx import demo
-from quantonnx.calibration.session import open_session
+from quantonnx.calibration.loading import open_session
 from quantonnx.quantized import QuantizedModel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

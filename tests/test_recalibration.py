@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from branches import written
 from models import parse
 
 import quantonnx as qx
 from quantonnx.errors import ModelError
+from quantonnx.formats import TensorFormat
 from quantonnx.insertion import integer_operators
 from quantonnx.inspecting import file_size, find_pairs, inspect
 from quantonnx.model import Model
@@ -222,3 +224,18 @@ def test_the_size_of_a_file_counts_external_data(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"\xff" * 30)
     with pytest.raises(ModelError, match="cannot be read"):
         file_size(tmp_path / "damaged.onnx")
+
+
+def test_pairs_in_a_row_that_saturate_together_are_left() -> None:
+    proto = parse(
+        "agraph (float[4,8] x) => (float[4,8] y0, float[4,8] y1) <float[8,8] w0, float[8,8] w1> "
+        "{ y0 = MatMul(x, w0) y1 = MatMul(x, w1) }"
+    )
+    model = written(proto, [TensorFormat(axis=1)] * 2, [TensorFormat(4, False, False), TensorFormat()])
+    result = recalibrate(model, feeds(shape=(4, 8)))
+    assert (result.pairs, len(result.left)) == (1, 3)
+    assert {decision.reason for decision in result.left} == {
+        "pairs in a row share its scale, to saturate where fewer bits end"
+    }
+    before, after = numbers(model), numbers(result.model)
+    assert all(before[tensor] == after[tensor] for tensor in before if tensor != "x")  # which the fourth pair reads too

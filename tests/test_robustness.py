@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 import quantonnx as qx
+from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.samples import input_specs, open_samples
-from quantonnx.calibration.session import open_session
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "robustness.py"
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from models import parse, read, run
 
-from quantonnx.calibration import session, taps
-from quantonnx.calibration.session import Collector, collect, open_session
+from quantonnx.calibration import loading, taps
+from quantonnx.calibration.loading import open_session
+from quantonnx.calibration.session import Collector, collect
 from quantonnx.errors import CalibrationError, DataError, ModelError
 
 CONVS = """
@@ -151,8 +152,8 @@ def test_threads_end():
 
 def test_large_models_go_through_a_file(monkeypatch, tmp_path):
     expected = collect(read(CONVS), ["r"], feeds())["r"]
-    monkeypatch.setattr(session, "LARGEST_IN_MEMORY", 0)
-    monkeypatch.setattr(session.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(loading, "LARGEST_IN_MEMORY", 0)
+    monkeypatch.setattr(loading.tempfile, "tempdir", str(tmp_path))
     assert collect(read(CONVS), ["r"], feeds())["r"].high == pytest.approx(expected.high)
     np.testing.assert_allclose(
         open_session(read(CONVS)).run(None, {"x": X})[0], run(parse(CONVS), {"x": X})["y"], rtol=1e-4, atol=1e-5

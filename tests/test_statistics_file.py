@@ -85,7 +85,7 @@ def test_any_configuration_gets_the_numbers_of_a_calibration_of_its_own(target, 
 
 
 def run(quantized, feed):
-    from quantonnx.calibration.session import open_session
+    from quantonnx.calibration.loading import open_session
 
     return open_session(quantized.to_model(), optimize=False).run(None, feed)
 

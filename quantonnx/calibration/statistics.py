@@ -163,6 +163,45 @@ class ChannelMeans:
         return np.asarray(self.sums / max(self.samples, 1))
 
 
+class ChannelExtremes:
+    """The running minimum and maximum of each channel of one tensor, the last axis being the channels; mergeable."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.samples = 0
+        self.low: Array = np.zeros(())
+        self.high: Array = np.zeros(())
+
+    @property
+    def maxima(self) -> Array:
+        """The largest magnitude of each channel, float32 [channels]."""
+        return np.maximum(-self.low, self.high)
+
+    def update(self, array: Array, rows: int = 1) -> None:
+        """Add a tensor [..., channels] that holds `rows` samples; CalibrationError on NaN or infinity."""
+        values = array.reshape(-1, array.shape[-1])
+        if not values.size:
+            return
+        low, high = values.min(axis=0).astype(np.float32), values.max(axis=0).astype(np.float32)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise CalibrationError(
+                f"tensor {self.name!r} holds NaN or infinity in sample {self.samples}, expected finite numbers",
+                "check the sample, or keep this tensor in float",
+            )
+        self._add(low, high, rows)
+
+    def merge(self, other: ChannelExtremes) -> None:
+        """Add what `other` saw."""
+        if other.samples:
+            self._add(other.low, other.high, other.samples)
+
+    def _add(self, low: Array, high: Array, rows: int) -> None:
+        if self.samples:
+            low, high = np.minimum(self.low, low), np.maximum(self.high, high)
+        self.low, self.high = low, high
+        self.samples += rows
+
+
 def _exponent_above(magnitude: float) -> int:
     """Return the smallest exponent of a power of two that is greater than `magnitude`."""
     return max(math.frexp(magnitude)[1], _SMALLEST_EXPONENT) if magnitude else _SMALLEST_EXPONENT

@@ -7,7 +7,7 @@ of a tensor that is never negative, and every third or fifth row and column all 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -104,6 +104,12 @@ def add_mean_taps(
         if answers[tensor] not in own:
             proto.graph.output.append(onnx.ValueInfoProto(name=answers[tensor]))
     return answers
+
+
+def add_outputs(proto: onnx.ModelProto, names: Collection[str]) -> None:
+    """Make outputs of the computed tensors in `names` that are none yet."""
+    own = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
 
 
 def _samples(value: Array, rows: int) -> int:

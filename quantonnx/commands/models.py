@@ -73,6 +73,7 @@ def transform(
     """Fuse only: write the float model with its operators folded as the compiler folds them."""
     from quantonnx import summary
     from quantonnx.plan import Plan
+    from quantonnx.provenance import describe
     from quantonnx.rewriting import transform as fuse
 
     output.check()
@@ -87,6 +88,7 @@ def transform(
         after = len(fused.model.graph.nodes)
         stage.detail = f"{before} operators became {after}"
     run.result |= summary.plan(fused.plan) | {"operators": {"before": before, "after": after}}
+    fused.model.metadata |= describe(source.digest, target=target.name)
     with run.stage("write", "write") as stage:
         output.save(fused.model)
         stage.detail = str(output.out)
@@ -123,9 +125,10 @@ def _steps_table(plan: Plan) -> Any:
 
 def _show_inspection(run: Run, found: Inspection) -> None:
     from quantonnx.commands.tables import megabytes, table
+    from quantonnx.provenance import facts
 
     sizes = ", ".join(f"{megabytes(size)} of {name}" for name, size in found.bytes_by_type)
-    facts = [
+    rows = [
         ("opset", ", ".join(f"{domain} {version}" for domain, version in found.domains) or found.opset),
         ("IR version", found.ir_version),
         ("producer", found.producer or "–"),
@@ -140,7 +143,9 @@ def _show_inspection(run: Run, found: Inspection) -> None:
     ]
     values = [("input", *_value_row(value)) for value in found.inputs]
     values += [("output", *_value_row(value)) for value in found.outputs]
-    run.show(table("Model", "", "", rows=facts), "")
+    run.show(table("Model", "", "", rows=rows), "")
+    if found.provenance:
+        run.show(table("Made", "", "", rows=[(fact.name, fact.text) for fact in facts(found.provenance)]), "")
     run.show(table("Interface", "", "name", "type", "shape", rows=values), "")
     run.show(table("Operators", "operator", "count", rows=found.operators, numbers=(1,)))
 

@@ -249,7 +249,7 @@ def read_float(run: Run, path: Path) -> Model:
 
 def load(run: Run, path: Path) -> None:
     """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over in silence."""
-    from quantonnx.calibration.session import open_session
+    from quantonnx.calibration.loading import open_session
 
     with run.stage("load", "load") as stage:
         open_session(path)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_graphsurgeon as gs
 
-from quantonnx.calibration.collected import Statistics
+from quantonnx.compat.ort_cache import Cache
 from quantonnx.compat.ort_names import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, word
 from quantonnx.compat.ort_options import translate
 from quantonnx.compat.ort_selection import Selection
@@ -26,10 +25,8 @@ from quantonnx.config import QuantConfig
 from quantonnx.errors import ConfigError
 from quantonnx.model import Model
 from quantonnx.plan import near
-from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
-from quantonnx.reusing import calibrate_from
+from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import Transformed, transform
-from quantonnx.surveying import survey
 
 __all__ = [
     "CalibrationDataReader",
@@ -66,8 +63,9 @@ def quantize_static(
 
     Types, methods and formats are ours, ONNX Runtime's own, or their names. `nodes_to_quantize` and
     `op_types_to_quantize` keep a fused group in integers where they name one of its operators. `model_output` is
-    overwritten. `calibration_providers` are not needed: the float model runs on the CPU. `calibration_cache_path` is a
-    file of our statistics: used where it exists, else written.
+    overwritten. `calibration_providers` are not needed: the float model runs on the CPU. `calibration_cache_path` is
+    read where it exists, else written: ONNX Runtime's JSON, or with the ending .npz our statistics, which serve any
+    method.
     Raises ConfigError for what is unknown or has no equivalent, and warns where the whole model stays in float.
     """
     if word(QuantFormat, quant_format, "quant_format") is not QuantFormat.QDQ:
@@ -75,11 +73,13 @@ def quantize_static(
     options = dict(extra_options or {})
     source = Model.read(model_input)
     settings = Settings(
+        source,
         activation_of(activation_type, calibrate_method, options),
         weight_of(weight_type, per_channel=bool(per_channel), reduce_range=bool(reduce_range)),
-        frozenset(name for name, value in source.tensors().items() if isinstance(value, gs.Constant)),
     )
     translate(options, settings)
+    cache = Cache(calibration_cache_path)
+    settings.others["tensors"] = cache.rules() | settings.others.get("tensors", {})
     selection = Selection(
         source,
         nodes_to_quantize or (),
@@ -89,8 +89,7 @@ def quantize_static(
     )
     fused = transform(source, target=TARGET)
     placed = _placed(fused, settings, selection)
-    samples = _samples(calibration_data_reader, options.get("CalibStridedMinMax"))
-    calibrated = _calibrated(placed, fused, samples, calibration_cache_path)
+    calibrated = cache.calibrate(placed, _samples(calibration_data_reader, options.get("CalibStridedMinMax")))
     calibrated.save(model_output, force=True, external_data=bool(use_external_data_format))
 
 
@@ -117,25 +116,6 @@ def _strides(reader: Any, stride: int) -> Iterator[Any]:
     for start in range(0, len(reader), stride):
         reader.set_range(start_index=start, end_index=start + stride)
         yield from iter(reader.get_next, None)
-
-
-def _calibrated(placed: QuantizedModel, fused: Transformed, samples: Any, cache: str | Path | None) -> QuantizedModel:
-    if cache is not None and Path(cache).exists():
-        return calibrate_from(placed, _statistics(Path(cache)))
-    if samples is None:
-        raise ConfigError("there is no calibration_data_reader", "give one, or a calibration_cache_path that exists")
-    if cache is None:
-        return calibrate(placed, samples)
-    statistics = survey(fused.model, samples)
-    statistics.save(cache)
-    return calibrate_from(placed, statistics)
-
-
-def _statistics(cache: Path) -> Statistics:
-    with cache.open("rb") as file:
-        if file.read(1) == b"{":
-            raise ConfigError(f"{cache} holds ranges of ONNX Runtime", "name another file, which then gets statistics")
-    return Statistics.load(cache)
 
 
 @dataclass

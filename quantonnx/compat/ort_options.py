@@ -135,8 +135,9 @@ def _direct(settings: Settings, value: Any, options: Options) -> None:
 
 
 def _sigmoid(settings: Settings, value: Any, options: Options) -> None:
-    if value:
-        settings.add("op_types", "Sigmoid", {"outputs": {0: {"range": _NNAPI_SIGMOID}}, "optional": True})
+    for node in settings.source.graph.nodes if value else ():
+        if node.op == "Sigmoid":
+            settings.add("tensors", node.outputs[0].name, {"range": _NNAPI_SIGMOID, "optional": True})
 
 
 def _tensors(settings: Settings, value: Any, options: Options) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from quantonnx.compat.ort_names import CalibrationMethod, dtype_of, word
 from quantonnx.errors import ConfigError
+from quantonnx.model import Model
 from quantonnx.plan import near
 
 FLOAT8 = "float8e4m3fn"
@@ -20,11 +22,11 @@ _KEYS = ("quant_type", "axis", "scale", "zero_point", "symmetric", "reduce_range
 
 @dataclass
 class Settings:
-    """Keyword arguments of QuantConfig as they come together, and the names of the model's constants."""
+    """Keyword arguments of QuantConfig as they come together for a model."""
 
+    source: Model
     activation: dict[str, Any]
     weight: dict[str, Any]
-    constants: frozenset[str] = frozenset()
     others: dict[str, Any] = field(default_factory=dict)
 
     def add(self, section: str, name: str, rule: dict[str, Any]) -> None:
@@ -107,7 +109,8 @@ def _refuse(entry: Mapping[str, Any], where: str) -> None:
 
 def _rule(settings: Settings, name: str, channels: Any, where: str) -> dict[str, Any]:
     first, many = channels[0], len(channels) > 1
-    default = settings.weight if name in settings.constants else settings.activation
+    constant = isinstance(settings.source.tensors().get(name), gs.Constant)
+    default = settings.weight if constant else settings.activation
     dtype = dtype_of(first["quant_type"], f"{where}.quant_type") if "quant_type" in first else default["dtype"]
     rule = {"dtype": dtype} if "quant_type" in first else {}
     if "axis" in first:

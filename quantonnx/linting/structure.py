@@ -63,7 +63,7 @@ def repetitions(view: View) -> Iterator[Finding]:
         before = view.dequantizer(value)
         if before is None or view.is_quantized_constant(before) or before.bits != coder.bits:
             continue
-        if value.inputs[0] is before.node:
+        if value.inputs[0] is before.node and not coder.only_saturates(before):
             yield _again(pair.tensor, before, coder)
 
 
@@ -93,7 +93,7 @@ def signs(view: View) -> Iterator[Finding]:
     if not view.profile.facts.signed_costs or view.profile.target.activation.signed:
         return
     found = [pair for pair, coder in view.quantizers if coder.is_integer and coder.bits == 8 and coder.signed]
-    found = [pair for pair in found if not all(_is_second_factor(pair, node) for node in readers_of(pair))]
+    found = [pair for pair in found if not all(_takes_signed(pair, node) for node in readers_of(pair))]
     if found:
         yield warning(
             "signed-activations",
@@ -103,8 +103,10 @@ def signs(view: View) -> Iterator[Finding]:
         )
 
 
-def _is_second_factor(pair: Pair, node: gs.Node) -> bool:
-    """Kernels take signed codes there, be they of a weight or of an activation."""
+def _takes_signed(pair: Pair, node: gs.Node) -> bool:
+    """The next pair does, and kernels as a second factor, be it a weight or an activation."""
+    if node.op == "QuantizeLinear":
+        return True
     if node.op != "MatMul" or not node.inputs[1].inputs:
         return False
     return any(node.inputs[1].inputs[0] is giver for giver in pair.dequantize)

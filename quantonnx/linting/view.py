@@ -77,6 +77,13 @@ class Coder:
             return self.scale is other.scale and self.dtype == other.dtype
         return _equal(self.scale, other.scale) and _equal(self.zeros, other.zeros)
 
+    def only_saturates(self, before: Coder) -> bool:
+        """True where it quantizes what `before` gives with the same scale and the other signedness: a row of such pairs
+        saturates where fewer bits end."""
+        if self.scale is None or before.scale is None or not (self.is_integer and before.is_integer):
+            return False
+        return self.bits == before.bits and self.signed != before.signed and _equal(self.scale, before.scale)
+
     @property
     def zeros(self) -> Array:
         """The zero points as numbers, 0 where there are none."""

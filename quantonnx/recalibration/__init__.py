@@ -25,6 +25,7 @@ from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters
 from quantonnx.inspecting import MOVING, constant_of
 from quantonnx.model import Model
+from quantonnx.provenance import describe_recalibration
 from quantonnx.recalibration.numbers import Numbers, readable
 from quantonnx.recalibration.view import FloatView, float_view
 
@@ -81,6 +82,7 @@ def recalibrate(
         writer.change(group, _parameters(group, seen, chosen))
     biases = writer.follow(left)
     model.sort()
+    model.metadata = describe_recalibration(model.metadata, model.digest, method=str(chosen), data=statistics.data)
     return Recalibrated(model, len(found), biases, tuple(left))
 
 

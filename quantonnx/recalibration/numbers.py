@@ -64,8 +64,8 @@ def _read(model: Model, pair: Pair) -> Numbers | str:
     """Returns the numbers of a pair, or why they cannot be replaced."""
     if pair.open:
         return pair.open
-    dtype = _code_type(model, pair.quantize)
-    read = [_scale_and_zero_point(model, node, dtype) for node in (pair.quantize, *pair.dequantize)]
+    dtype = code_type(model, pair.quantize)
+    read = [scale_and_zero_point(model, node, dtype) for node in (pair.quantize, *pair.dequantize)]
     if any(numbers is None for numbers in read):
         return "its scale is computed in the graph"
     (scale, zero), *others = (numbers for numbers in read if numbers is not None)
@@ -73,9 +73,19 @@ def _read(model: Model, pair: Pair) -> Numbers | str:
         return "it has a scale for each channel"
     if any(not np.array_equal(scale, s) or not np.array_equal(zero, z) for s, z in others):
         return "its two sides have different numbers"
+    if _is_in_a_row(model, pair, scale, zero.dtype):
+        return "pairs in a row share its scale, to saturate where fewer bits end"
     if zero.dtype.name not in ("int8", "uint8", "int16", "uint16"):
         return f"its codes are {zero.dtype}"
     return Numbers(pair, scale, zero, _format(zero))
+
+
+def _is_in_a_row(model: Model, pair: Pair, scale: Array, dtype: Any) -> bool:
+    """True where a pair of that scale and another type gives its value or reads it: they have one meaning together."""
+    before = [node for node in pair.quantize.inputs[0].inputs if node.op == "DequantizeLinear"]
+    after = [reader for node in pair.dequantize for reader in node.outputs[0].outputs if reader.op == "QuantizeLinear"]
+    read = (scale_and_zero_point(model, node, dtype) for node in (*before, *after))
+    return any(other and np.array_equal(other[0], scale) and other[1].dtype != dtype for other in read)
 
 
 def _format(zero_point: Array) -> TensorFormat:
@@ -85,14 +95,16 @@ def _format(zero_point: Array) -> TensorFormat:
     return TensorFormat(n_bits=bits, signed=signed, symmetric=int(zero_point.reshape(-1)[0]) == middle)
 
 
-def _code_type(model: Model, quantize: gs.Node) -> Any:
+def code_type(model: Model, quantize: gs.Node) -> Any:
     """The type of the codes: that of the zero point, else the attribute's, else uint8."""
     found = zero_point(model, quantize)
     return found.dtype if found is not None else to_numpy_dtype(quantize.attrs.get("output_dtype") or TensorProto.UINT8)
 
 
-def _scale_and_zero_point(model: Model, node: gs.Node, dtype: Any) -> tuple[Array, Array] | None:
-    scale = constant_of(node.inputs[1])
+def scale_and_zero_point(model: Model, node: gs.Node, dtype: Any) -> tuple[Array, Array] | None:
+    """Returns the numbers of a QuantizeLinear or DequantizeLinear, zeros of `dtype` where it has no zero point; None
+    where the graph computes them."""
+    scale = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     if scale is None:
         return None
     values = model.array(scale)

@@ -1,0 +1,198 @@
+"""SmoothQuant: large channels of activations become smaller, and the rows of weights that read them larger.
+
+After a normalization a few channels are many times as large as the rest, and one scale for all of them leaves the
+others hardly any codes. Dividing channel j by s_j = max|X_j|^α / max|W_j|^(1−α) at γ and β, and multiplying the input
+rows of the weights by it, changes no result in float (Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training
+Quantization for Large Language Models", ICML 2023, section 4). It comes before calibration, which then sees the
+smoothed activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from quantonnx.algorithms.norm_readers import NormReaders, Operand, Refused, Skip, norm_readers
+from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.session import Collector
+from quantonnx.editing import Rewriter
+from quantonnx.errors import ConfigError
+from quantonnx.model import Model
+from quantonnx.weights import DeferredValues, load_array, to_onnx_dtype
+
+Array = NDArray[Any]
+ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
+Progress = Callable[[int, int | None], None]
+
+_LEAST_WEIGHT = 1e-5
+"""An input channel with weights smaller than this counts as having this weight: its factor stays finite."""
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """A norm's result that was divided by channel, float32 `scale` [channels], and the linear layers that read it."""
+
+    activation: str
+    linears: tuple[str, ...]
+    scale: Array
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """A smoothed model, what was smoothed in it, and what was not and why."""
+
+    model: Model
+    smoothed: tuple[Smoothed, ...]
+    refused: tuple[Refused, ...]
+
+
+def smooth(
+    model: Model,
+    samples: Any = None,
+    *,
+    alpha: float = 0.5,
+    scale_clamp_min: float = 1e-3,
+    skip: Skip = lambda names: None,
+    forward_loop: ForwardLoop | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Smoothing:
+    """Returns the fused float model smoothed by what samples show; nothing is run where no norm can be smoothed.
+
+    `samples` and `forward_loop` are those of `calibrate`, `alpha` and `scale_clamp_min` those of `smooth_by`. Samples
+    are read once here and once more to calibrate, so they must be readable twice.
+    """
+    wanted = maxima_needed(model, skip)
+    maxima: dict[str, Array] = {}
+    if wanted:
+        with Collector(model, (), channels=wanted, threads=threads) as collector:
+            if forward_loop is not None:
+                forward_loop(collector.run)
+            else:
+                collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+            collector.finish()
+            maxima = {name: found.maxima for name, found in collector.channel_extremes().items()}
+    return smooth_by(model, maxima, alpha=alpha, scale_clamp_min=scale_clamp_min, skip=skip)
+
+
+def maxima_needed(model: Model, skip: Skip = lambda names: None) -> tuple[str, ...]:
+    """Returns the activations whose largest magnitude in each channel decides the smoothing."""
+    return tuple(found.result.name for found in norm_readers(model, skip) if isinstance(found, NormReaders))
+
+
+def smooth_by(
+    model: Model,
+    maxima: Mapping[str, Array],
+    *,
+    alpha: float = 0.5,
+    scale_clamp_min: float = 1e-3,
+    skip: Skip = lambda names: None,
+) -> Smoothing:
+    """Returns the fused float model smoothed; a norm whose maxima are not given is left alone.
+
+    `maxima` holds max|X_j| by activation, [channels]. `alpha` is the share of the difficulty that goes into the
+    weights, 0 to 1; no factor is below `scale_clamp_min`. `skip` names norms and linear layers to leave alone.
+    Raises ConfigError for another alpha or a clamp that is not positive.
+    """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"smooth_quant.alpha is {alpha}, expected a number from 0 to 1")
+    if not 0 < scale_clamp_min < np.inf:
+        raise ConfigError(f"smooth_quant.scale_clamp_min is {scale_clamp_min}, expected a positive number")
+    twin = model.copy()
+    writer = _Writer(twin, alpha, scale_clamp_min)
+    for found in norm_readers(twin, skip):
+        writer.smooth(found, maxima)
+    return Smoothing(twin, tuple(writer.smoothed), tuple(writer.refused))
+
+
+class _Writer:
+    """Scales one norm after another, in place, and remembers what it did."""
+
+    def __init__(self, model: Model, alpha: float, least: float) -> None:
+        self.editor = Rewriter(model)
+        self.alpha = alpha
+        self.least = least
+        self.reads = {name: len(value.outputs) for name, value in model.tensors().items()}
+        self.smoothed: list[Smoothed] = []
+        self.refused: list[Refused] = []
+
+    def smooth(self, found: NormReaders | Refused, maxima: Mapping[str, Array]) -> None:
+        """Scales the norm and its readers, or says why not."""
+        if isinstance(found, Refused):
+            self.refused.append(found)
+            return
+        name = found.result.name
+        if name not in maxima:
+            self.refused.append(Refused(name, "the largest values of its channels are not known"))
+            return
+        weights = _weight_maxima(found.weights)
+        scale = smoothing_scale(maxima[name], weights, self.alpha, self.least)
+        too_large = _too_large(found, weights, scale)
+        if too_large is not None:
+            self.refused.append(Refused(name, f"{too_large.name!r} would not fit into {too_large.dtype}"))
+            return
+        self._scale_all(found, scale)
+        self.smoothed.append(Smoothed(name, found.linears, scale))
+
+    def _scale_all(self, found: NormReaders, scale: Array) -> None:
+        for operand, part in zip(found.factors, ("gamma", "beta"), strict=False):
+            self._scale(operand, 1 / scale, f"{found.result.name}_{part}")
+        for operand in found.weights:
+            self._scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
+
+    def _scale(self, operand: Operand, scale: Array, name: str) -> None:
+        """Changes a constant that nothing else reads; of others, readers here get a scaled copy of that name."""
+        old = operand.constant
+        unscaled = gs.Constant(old.name, old._values)
+        unscaled._export_dtype = old._export_dtype
+        compute, kind = partial(_scaled, unscaled, scale, operand.axis), to_onnx_dtype(old.dtype)
+        if self.reads[old.name] == len(operand.edges) and not self.editor.is_public(old):
+            old._values = DeferredValues(old.shape, kind, compute)
+            return
+        new = self.editor.deferred(name, old.shape, kind, compute)
+        for node, index in operand.edges:
+            self.editor.set_input(node, index, new)
+
+
+def smoothing_scale(activations: Array, weights: Array, alpha: float, least: float) -> Array:
+    """Returns s = max|X|^α / max|W|^(1−α) of each channel, float32 [channels], no number below `least`."""
+    weights = np.maximum(np.asarray(weights, np.float64), _LEAST_WEIGHT)
+    scale = np.asarray(activations, np.float64) ** alpha / weights ** (1 - alpha)
+    return np.asarray(np.maximum(scale, least), np.float32)
+
+
+def _weight_maxima(weights: Sequence[Operand]) -> Array:
+    """max|W_j| of each input channel over all weights, float32 [channels]."""
+    return np.asarray(np.maximum.reduce([_largest(load_array(each.constant), each.axis) for each in weights]))
+
+
+def _largest(values: Array, axis: int) -> Array:
+    others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
+    return np.asarray(np.maximum(values.max(axis=others), -values.min(axis=others)), np.float32)
+
+
+def _too_large(found: NormReaders, weights: Array, scale: Array) -> gs.Constant | None:
+    """The first constant whose scaled values are not finite in its own type; `weights` are the largest of those."""
+    factors = [(each.constant, load_array(each.constant), 1 / scale) for each in found.factors]
+    largest = [(each.constant, weights, scale) for each in found.weights]
+    every = (*factors, *largest)
+    return next((constant for constant, values, by in every if not _fits(values, by, constant.dtype)), None)
+
+
+def _fits(values: Array, scale: Array, dtype: Any) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite((values.astype(np.float32) * scale).astype(dtype)).all())
+
+
+def _scaled(constant: gs.Constant, scale: Array, axis: int) -> Array:
+    array = load_array(constant)
+    shape = [1] * array.ndim
+    shape[axis] = -1
+    return np.asarray((array.astype(np.float32) * scale.reshape(shape)).astype(array.dtype))

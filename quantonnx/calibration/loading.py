@@ -1,0 +1,101 @@
+"""Models become sessions of ONNX Runtime: small ones through memory, large ones through a temporary file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+
+from quantonnx.errors import ModelError
+from quantonnx.model import Model
+
+LARGEST_IN_MEMORY = 250_000_000
+"""Bytes of weights beyond which a model reaches ONNX Runtime through a temporary file and not through memory."""
+
+LARGEST_REARRANGED = 750_000_000
+"""Bytes of weights beyond which ONNX Runtime may not keep them a second time, rearranged for speed."""
+
+_QUIET = 4
+
+
+def open_session(
+    model: Model | onnx.ModelProto | bytes | str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    optimize: bool = True,
+    float_biases: bool = False,
+) -> ort.InferenceSession:
+    """Return a quiet session on the CPU; ModelError says why ONNX Runtime does not load the model.
+
+    `threads` is the number within an operator, None as many as ONNX Runtime likes; without `optimize`
+    every operator runs as it stands in the file. With `float_biases`, biases that are float stay so: ONNX Runtime
+    otherwise gives them int32 codes between Q/DQ pairs, with a product of two scales that float16 rounds to nothing.
+    """
+    disabled = ["WeightBiasQuantization"] if float_biases else []
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    if not isinstance(model, Model):
+        return load_session(model, threads, optimize=optimize, disabled=disabled)
+    with ExitStack() as stack:
+        source = prepared(model, stack, lambda proto: None)
+        bounded = weight_bytes(model) > LARGEST_REARRANGED
+        return load_session(source, threads, optimize=optimize, bounded=bounded, disabled=disabled)
+
+
+def prepared(model: Model, stack: ExitStack, change: Callable[[onnx.ModelProto], None]) -> bytes | str:
+    """Return what ONNX Runtime loads, with `change` made to a copy of the model: bytes, or a temporary file."""
+    if weight_bytes(model) <= LARGEST_IN_MEMORY:
+        proto = model.to_proto()
+        change(proto)
+        return bytes(proto.SerializeToString())
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quantonnx-"))) / "model.onnx"
+    model.save(path, external_data=True)
+    proto = onnx.load(path, load_external_data=False)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+    return str(path)
+
+
+def weight_bytes(model: Model) -> int:
+    """Return the bytes of all constants."""
+    constants = (value for value in model.tensors().values() if isinstance(value, gs.Constant))
+    return sum(prod(value.shape) * getattr(value.dtype, "itemsize", 1) for value in constants)
+
+
+def load_session(
+    source: bytes | str | os.PathLike[str],
+    threads: int | None,
+    *,
+    optimize: bool = True,
+    bounded: bool = False,
+    disabled: Sequence[str] = (),
+) -> ort.InferenceSession:
+    """Load a model; `bounded` spares the memory of rearranged weights, for some speed; `disabled` are optimizers."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = threads or 0
+    # Idle threads otherwise spin on the core that the statistics need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if bounded:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        loaded = source if isinstance(source, bytes) else os.fspath(source)
+        return ort.InferenceSession(
+            loaded, options, providers=["CPUExecutionProvider"], enable_fallback=0, disabled_optimizers=list(disabled)
+        )
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of ONNX Runtime says first."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
