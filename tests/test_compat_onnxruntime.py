@@ -397,8 +397,8 @@ def test_a_configuration_as_one_value(tmp_path: Path) -> None:
 
 
 def test_a_model_that_stays_in_float_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dear, cheap = Cost(1e9, 0, 0), Cost(1e3, 0, 0)
-    costs = CostModel({"Conv": cheap, "QuantizeLinear": dear, "DequantizeLinear": dear}, {"Conv": cheap})
+    cheap, dear = Cost(1e5, 0, 0), Cost(2e5, 0, 0)
+    costs = CostModel({"Conv": cheap, "QuantizeLinear": cheap, "DequantizeLinear": cheap}, {"Conv": dear})
     monkeypatch.setattr(compat, "TARGET", replace(get_target("onnxruntime"), costs=costs))
     graph = "agraph (float[1,16,24,24] x) => (float[1,16,24,24] y) <float[16,16,1,1] w> { y = Conv(x, w) }"
     with pytest.warns(UserWarning, match="stays in float"):
