@@ -174,13 +174,13 @@ def _computes_on(slot: Slot, match: Pattern) -> bool:
 def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
     """The pairs whose scales make that of an int32 bias: integers of at most 8 bits with one scale for a channel."""
     only(Role.INPUT, match)
-    only(Role.WEIGHT, match)
+    point, _ = only(Role.WEIGHT, match)
     found = {role: claim for claim in claims for role in claim.roles}
     activation, weight = found.get(Role.INPUT), found.get(Role.WEIGHT)
     if activation is None or weight is None or activation.ranging.dynamic or weight.format.group_size:
         return None
     plain = not activation.format.float8 and not weight.format.float8 and weight.format.n_bits <= 8
-    if not plain or weight.format.storage is Storage.NATIVE:
+    if not plain or weight.format.storage is Storage.NATIVE or weight.format.axis not in (None, axis_of(point, match)):
         return None
     return Derivation(activation.tensor, activation.format, weight.tensor, weight.format)
 
