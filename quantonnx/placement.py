@@ -74,7 +74,7 @@ def place(
     if resolver.speaks_of_operators:
         claims += demanded(model, asker, inside, resolved, types)
         claims = list(under_demands(claims))
-    check_formats(target, claims)
+    check_formats(model, target, claims)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
     joined = with_ranging_of_source(under_one_scale(moved, target, producers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -172,19 +172,33 @@ def _shares(config: QuantConfig, name: str) -> bool:
     return rule is not None and rule.share_with is not None
 
 
-def check_formats(target: Target, claims: Iterable[Site]) -> None:
+def check_formats(model: Model, target: Target, claims: Sequence[Site]) -> None:
     """Raises TargetError for a format that a rule asks for and the target refuses."""
-    activations = {claim.owner: claim.format for claim in claims if Role.INPUT in claim.roles}
+    operators = {node.name: node.op for node in model.graph.nodes}
+    activations = {edge.node: claim for claim in claims if Role.INPUT in claim.roles for edge in claim.edges}
     asked: dict[FormatRequest, Site] = {}
     for claim in claims:
-        if claim.rules and claim.derived_from is None:
-            beside = None if claim.on_activation else activations.get(claim.owner)
-            request = FormatRequest(claim.format, claim.roles[0], claim.pattern, beside, claim.ranging.dynamic)
-            asked.setdefault(request, claim)
+        if claim.derived_from is None:
+            asked.setdefault(_request(claim, operators, activations), claim)
     for request, claim in asked.items():
-        reason = target.refuses(request)
+        beside = activations.get(claim.edges[0].node) if claim.edges else None
+        rules = claim.rules or (beside.rules if beside is not None else ())
+        reason = target.refuses(request) if rules else None
         if reason:
             raise TargetError(
                 f"{target.name} refuses the format of {claim.roles[0].name} {claim.tensor!r} of {claim.pattern} that "
-                f"`{claim.rules[-1]}` asks for: {reason}"
+                f"`{rules[-1]}` asks for: {reason}"
             )
+
+
+def _request(claim: Site, operators: Mapping[str, str], activations: Mapping[str, Site]) -> FormatRequest:
+    node = claim.edges[0].node if claim.edges else ""
+    beside = None if claim.on_activation else activations.get(node)
+    return FormatRequest(
+        format=claim.format,
+        role=claim.roles[0],
+        operator=operators.get(node, claim.pattern),
+        activation=None if beside is None else beside.format,
+        dynamic=(beside or claim).ranging.dynamic,
+        channel_axis=claim.channel_axis,
+    )

@@ -38,7 +38,7 @@ def collect_statistics(
 ) -> Statistics:
     """Returns statistics of every float activation of the model as it is fused for a target.
 
-    `samples` is what `calibrate` takes; `Statistics.save` writes the result, `calibrate_from` uses it with any
+    `samples` is what `calibrate` takes; `Statistics.save` writes the result, `calibrate` takes it with any
     configuration. Without `target` it is the plan's, or tensorrt. A value that holds NaN or infinity, or that no sample
     reaches, matters only where it is to be quantized.
     """

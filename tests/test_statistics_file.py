@@ -76,7 +76,7 @@ def test_every_float_activation_is_watched():
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_any_configuration_gets_the_numbers_of_a_calibration_of_its_own(target, config):
     statistics = qx.collect_statistics(parse(NETWORK), {"image": X}, target=target)
-    found = qx.calibrate_from(placed(target, **config), statistics)
+    found = qx.calibrate(placed(target, **config), statistics=statistics)
     expected = qx.calibrate(placed(target, **config), {"image": X})
     assert scales(found) == pytest.approx(scales(expected), rel=1e-4)
     bias = {"image": X[:2]}
@@ -189,7 +189,7 @@ def test_a_missing_tensor_is_named():
         seen.require(seen.model, ["image", "nothing"])
     del seen.tensors["image"]
     with pytest.raises(CalibrationError, match="have no tensor 'image'"):
-        qx.calibrate_from(placed(), seen)
+        qx.calibrate(placed(), statistics=seen)
 
 
 def test_statistics_of_another_model_are_refused(tmp_path):
@@ -197,7 +197,7 @@ def test_statistics_of_another_model_are_refused(tmp_path):
     qx.collect_statistics(other, {"image": X}).save(tmp_path / "other")
     collected().save(tmp_path / "mine")
     with pytest.raises(CalibrationError, match="of another model: SHA-256"):
-        qx.calibrate_from(placed(), tmp_path / "other")
+        qx.calibrate(placed(), statistics=tmp_path / "other")
     with pytest.raises(CalibrationError, match="two models do not merge"):
         Statistics.load(tmp_path / "mine", tmp_path / "other")
 
