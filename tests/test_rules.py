@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,8 @@ PUBLIC = (
     "{ [first] c = Conv<pads=[1,1,1,1]>(x, w1) [act] r = Relu(c) [second] y = Conv(r, w2) }"
 )
 EIGHT, SIXTEEN, FLOAT8 = {"n_bits": 8}, {"n_bits": 16}, {"dtype": "float8e4m3fn"}
+FREE = replace(qx.get_target("openvino"), name="free", refuses=lambda request: None)
+"""A target that takes every format, so that rules alone decide."""
 PLAIN = {"tensorrt": "int8", "onnxruntime": "uint8", "openvino": "uint8"}
 
 
@@ -34,13 +37,13 @@ def _samples(graph: str) -> tuple[dict[str, np.ndarray], ...]:
     return tuple(feeds_of(parse(graph), seed=seed) for seed in range(2))
 
 
-def quantized(graph: str | onnx.ModelProto, target: str, **config: Any) -> QuantizedModel:
+def quantized(graph: str | onnx.ModelProto, target: str | qx.Target, **config: Any) -> QuantizedModel:
     proto = parse(graph) if isinstance(graph, str) else graph
     samples = _samples(graph) if isinstance(graph, str) else [feeds_of(proto)]
     return qx.quantize(proto, samples, target=target, config=qx.QuantConfig(keep_slow=True, **config))
 
 
-def written(graph: str | onnx.ModelProto, target: str, **config: Any) -> Written:
+def written(graph: str | onnx.ModelProto, target: str | qx.Target, **config: Any) -> Written:
     proto = quantized(graph, target, **config).to_onnx()
     onnx.checker.check_model(proto)
     return Written(proto)
@@ -151,13 +154,13 @@ FORMATS = [
 
 @pytest.mark.parametrize(("config", "codes"), FORMATS, ids=lambda value: "")
 def test_what_is_unsaid_falls_through(config: dict[str, Any], codes: dict[tuple[str, int], str]) -> None:
-    found = written(NET, "openvino", **config)
+    found = written(NET, FREE, **config)
     assert {place: found.codes_of(*place) for place in codes} == codes
 
 
 def test_to_say_one_way_to_numbers_takes_back_the_other() -> None:
     found = quantized(
-        NET, "openvino", activation={"calibration_method": "percentile:99"}, op_names={"first": {"inputs": {0: {"scale": 0.5}}}},
+        NET, FREE, activation={"calibration_method": "percentile:99"}, op_names={"first": {"inputs": {0: {"scale": 0.5}}}},
         tensors={"x": {"range": [-1, 1]}},
     )  # fmt: skip
     (site,) = [site for site in found.activation_sites if site.tensor == "x" and ("first", 0) in _edges(site)]
@@ -173,7 +176,7 @@ def _edges(site: Any) -> list[tuple[str, int]]:
 
 def test_dynamic_is_taken_back_alone() -> None:
     config = {"activation": {"calibration_method": "minmax"}, "tensors": {"x": {"dynamic": False}}}
-    found = quantized(NET, "openvino", **config)
+    found = quantized(NET, FREE, **config)
     assert {site.ranging.method.kind for site in found.activation_sites} == {"minmax"}
     qx.TensorQuantConfig(scale=0.5, dynamic=False)
 
@@ -230,21 +233,19 @@ def test_what_an_inner_output_asks_for_holds_for_the_result() -> None:
 
 def test_skip_and_exclude_have_the_last_word() -> None:
     loud = {"op_names": {"second": {"inputs": {0: EIGHT}}, "last": {"inputs": {0: EIGHT}}}}
-    assert written(NET, "openvino", **loud).codes_of("second", 0) == "uint8"
-    skipped = written(NET, "openvino", **loud, skip={"stub": ["second", "Softmax"]})
+    assert written(NET, FREE, **loud).codes_of("second", 0) == "uint8"
+    skipped = written(NET, FREE, **loud, skip={"stub": ["second", "Softmax"]})
     assert skipped.codes_of("second", 0) is skipped.codes_of("last", 0) is None
-    excluded = written(
-        NET, "openvino", **loud, exclude=["second", {"name": "last"}, {"name": "none", "optional": True}]
-    )
+    excluded = written(NET, FREE, **loud, exclude=["second", {"name": "last"}, {"name": "none", "optional": True}])
     assert excluded.codes_of("second", 0) is excluded.codes_of("last", 0) is None
 
 
 def test_a_rule_about_a_tensor_says_how_and_not_where() -> None:
     with pytest.raises(qx.ConfigError, match="no pair stands on 's'"):
-        quantized(NET, "openvino", tensors={"s": EIGHT})
+        quantized(NET, FREE, tensors={"s": EIGHT})
     with pytest.raises(qx.ConfigError, match="no pair stands on 's'"):
-        quantized(NET, "openvino", tensors={"s": EIGHT}, op_types={"Conv": {"inputs": {0: EIGHT}}})
-    found = written(NET, "openvino", tensors={"s": SIXTEEN}, op_types={"Softmax": {"inputs": {0: EIGHT}}})
+        quantized(NET, FREE, tensors={"s": EIGHT}, op_types={"Conv": {"inputs": {0: EIGHT}}})
+    found = written(NET, FREE, tensors={"s": SIXTEEN}, op_types={"Softmax": {"inputs": {0: EIGHT}}})
     assert found.codes_of("last", 0) == "uint16"
 
 
@@ -252,7 +253,7 @@ def test_a_rule_about_a_tensor_says_how_and_not_where() -> None:
 
 
 def test_two_readers_of_one_tensor_have_their_own_pairs() -> None:
-    found = written(NET, "openvino", op_names={"first": {"inputs": {0: SIXTEEN}}})
+    found = written(NET, FREE, op_names={"first": {"inputs": {0: SIXTEEN}}})
     assert found.reads["first", 0].tensor == found.reads["join", 1].tensor == "x"
     assert (found.codes_of("first", 0), found.codes_of("join", 1)) == ("uint16", "uint8")
     assert found.reads["first", 0].scale * 200 < found.reads["join", 1].scale
@@ -297,7 +298,7 @@ def _at(found: Written, name: str, index: int) -> str | None:
 def test_the_boundary_of_a_module(style: str) -> None:
     model = scoped(style)
     both = {"inputs": {"*": SIXTEEN}, "outputs": {0: SIXTEEN}}
-    found = written(model, "openvino", op_types={"Conv": {"inputs": {0: SYMMETRIC}}}, modules={"body": both})
+    found = written(model, FREE, op_types={"Conv": {"inputs": {0: SYMMETRIC}}}, modules={"body": both})
     assert _at(found, "first", 0) == "int8"
     assert _at(found, "second", 0) == _at(found, "join", 1) == "int16" or _at(found, "join", 1) == "uint16"
     assert _at(found, "last", 0) == "uint16"  # what the module gives, whether or not a pattern knows who reads it
@@ -306,7 +307,7 @@ def test_the_boundary_of_a_module(style: str) -> None:
 @pytest.mark.parametrize("style", ["dynamo", "torchscript"])
 @pytest.mark.parametrize("name", ["body", "body.0", "re:^body$"])
 def test_a_module_is_off(style: str, name: str) -> None:
-    found = written(scoped(style), "openvino", modules={name: None})
+    found = written(scoped(style), FREE, modules={name: None})
     assert _at(found, "first", 0) == "uint8"
     assert {_at(found, "second", 0), _at(found, "second", 1), _at(found, "join", 1)} == {None}
 
@@ -314,16 +315,16 @@ def test_a_module_is_off(style: str, name: str) -> None:
 def test_an_inner_module_has_the_last_word_and_states_count_anywhere_inside() -> None:
     four = {"states": {"weight": {"n_bits": 4, "storage": "native"}}}
     found = written(
-        scoped("dynamo"), "openvino", modules={"body": four, "body.0.conv": {"states": {"weight": {"n_bits": 2}}}}
+        scoped("dynamo"), FREE, modules={"body": four, "body.0.conv": {"states": {"weight": {"n_bits": 2}}}}
     )
     assert (_at(found, "first", 1), _at(found, "second", 1)) == ("int8", "int2")
-    found = written(scoped("dynamo"), "openvino", modules={"body": four})
+    found = written(scoped("dynamo"), FREE, modules={"body": four})
     assert _at(found, "second", 1) == "int4"
 
 
 def test_an_exact_module_is_over_an_expression() -> None:
     rules = {"body/0": {"inputs": {"*": SIXTEEN}}, "re:body.0$": {"inputs": {"*": EIGHT}}}
-    assert _at(written(scoped("dynamo"), "openvino", modules=rules), "second", 0) == "uint16"
+    assert _at(written(scoped("dynamo"), FREE, modules=rules), "second", 0) == "uint16"
 
 
 # --------------------------------------------------------------------------------- qdq_points
@@ -376,7 +377,7 @@ def test_numbers_that_are_given() -> None:
     scales = [0.01 * (i + 1) for i in range(16)]
     found = written(
         NET,
-        "openvino",
+        FREE,
         tensors={"w1": {"scale": scales}, "x": {"range": [-2, 3]}, "r1": {"scale": 0.5, "zero_point": 3}},
     )
     np.testing.assert_allclose(found.reads["first", 1].scale, scales, rtol=1e-6)
@@ -386,20 +387,20 @@ def test_numbers_that_are_given() -> None:
 
 
 def test_a_least_range_and_a_known_one() -> None:
-    found = written(NET, "openvino", activation={"min_range": 100.0}, known_ranges={"Relu": [0, 510]})
+    found = written(NET, FREE, activation={"min_range": 100.0}, known_ranges={"Relu": [0, 510]})
     np.testing.assert_allclose(found.reads["first", 0].scale, 100 / 255, rtol=1e-6)
     np.testing.assert_allclose(found.reads["second", 0].scale, 2.0, rtol=1e-6)
     assert found.reads["second", 0].zero_point == 0
 
 
 def test_numbers_are_shared() -> None:
-    found = written(NET, "openvino", tensors={"r1": {"share_with": "x"}})
+    found = written(NET, FREE, tensors={"r1": {"share_with": "x"}})
     assert found.reads["second", 0].tensor == "r1"
     assert found.reads["second", 0].scale == found.reads["first", 0].scale
     assert found.reads["second", 0].zero_point == found.reads["first", 0].zero_point
     for chain in ({"r1": {"share_with": "x"}, "x": {"share_with": "r1"}}, {"r1": {"share_with": "s"}}):
         with pytest.raises(qx.ConfigError, match="shares with"):
-            quantized(NET, "openvino", tensors=chain)
+            quantized(NET, FREE, tensors=chain)
 
 
 WEIGHTS = [
@@ -413,14 +414,14 @@ WEIGHTS = [
 
 @pytest.mark.parametrize(("spec", "axis", "shape", "block"), WEIGHTS)
 def test_how_weights_are_divided(spec: dict[str, Any], axis: int | None, shape: tuple[int, ...], block: int) -> None:
-    pair = written(NET, "openvino", preset="w8", weight=spec).reads["first", 1]
+    pair = written(NET, FREE, preset="w8", weight=spec).reads["first", 1]
     assert (pair.axis, pair.scale.shape, pair.block_size) == (axis, shape, block)
 
 
 def test_a_channel_is_said_over_a_group_and_a_group_over_a_channel() -> None:
     found = written(
         NET,
-        "openvino",
+        FREE,
         preset="w4",
         weight={"group_size": 8},
         op_names={"second": {"states": {"weight": {"per_channel": True}}}},
@@ -431,7 +432,7 @@ def test_a_channel_is_said_over_a_group_and_a_group_over_a_channel() -> None:
 
 
 def test_a_preset_is_beneath_all_that_is_said() -> None:
-    found = quantized(NET, "openvino", preset="qnn-u16", known_ranges={"Relu": [0, 6]}, weight={"dtype": "int8"})
+    found = quantized(NET, FREE, preset="qnn-u16", known_ranges={"Relu": [0, 6]}, weight={"dtype": "int8"})
     assert found.config.known_ranges.keys() == {"Sigmoid", "Tanh", "Relu"}
     assert Written(found.to_onnx()).codes_of("first", 1) == "int8"
     assert Written(found.to_onnx()).codes_of("first", 0) == "uint16"
