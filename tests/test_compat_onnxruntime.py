@@ -241,7 +241,7 @@ def test_outputs_of_a_type_stay_in_float(write) -> None:
 def test_the_axis_of_a_type(write) -> None:
     options = {"QDQOpTypePerChannelSupportToAxis": {"Conv": 0}}
     found = write(per_channel=True, extra_options=options)
-    assert found.at("Conv", 1)[0].shape == (16,)
+    assert found.at("Conv", 1)[0].shape == (32,)
     assert found.at("Gemm", 1)[0].shape == (16,)
     assert write(extra_options=options).at("Conv", 1)[0].shape == ()
 
