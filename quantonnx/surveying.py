@@ -13,6 +13,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from quantonnx.algorithms.bias_correction import means_possible
+from quantonnx.algorithms.smooth_quant import maxima_needed
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector, Progress
@@ -61,7 +62,8 @@ def survey(
     """
     stream = open_samples(samples, input_specs(model), limit=limit)
     means = means_possible(model)
-    with Collector(model, float_activations(model), means=means, threads=threads, lenient=True) as collector:
+    channels, tensors = maxima_needed(model), float_activations(model)
+    with Collector(model, tensors, means=means, channels=channels, threads=threads, lenient=True) as collector:
         collector.run_all(stream, progress)
         return collector.collected(name or _name(samples))
 
