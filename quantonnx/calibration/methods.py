@@ -72,6 +72,11 @@ class RangeMethod:
         return self.kind.value if value is None else f"{self.kind.value}:{value!r}"
 
     @property
+    def needs_even_steps(self) -> bool:
+        """Whether errors are measured in steps of one scale, which floats do not have."""
+        return self.kind in (Method.MSE, Method.ENTROPY)
+
+    @property
     def needs_histogram(self) -> bool:
         """Whether extremes alone are not enough."""
         return self.kind not in (Method.MINMAX, Method.MOVING_AVERAGE)

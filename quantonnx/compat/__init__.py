@@ -1,1 +1,1 @@
-"""Other tools' languages: their file formats, read and written."""
+"""Other tools' languages: their calls, configurations and file formats."""
