@@ -12,7 +12,7 @@ import quantonnx as qx
 from quantonnx.calibration import archive
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.session import Collector
-from quantonnx.errors import CalibrationError, OutputError
+from quantonnx.errors import CalibrationError, OutputError, PlanError
 from quantonnx.surveying import float_activations, survey
 
 NETWORK = """
@@ -45,7 +45,8 @@ def placed(target="onnxruntime", **config):
 
 
 def collected(x=X, **options):
-    return qx.collect_statistics(parse(NETWORK), {"image": x}, target="onnxruntime", **options)
+    samples = None if x is None else {"image": x}
+    return qx.collect_statistics(parse(NETWORK), samples, target="onnxruntime", **options)
 
 
 @pytest.fixture
@@ -163,6 +164,14 @@ def test_the_name_of_the_data_has_no_folder(tmp_path):
 def test_the_digest_of_data_does_not_depend_on_batches(cuts):
     feeds = [{"image": part} for part in np.split(X, cuts)]
     assert survey(read(NETWORK), feeds).data == survey(read(NETWORK), {"image": X}).data
+
+
+def test_a_forward_loop_gives_the_samples():
+    seen = collected(None, forward_loop=lambda run: [run({"image": X[i : i + 3]}) for i in range(0, 9, 3)])
+    assert seen.data == collected().data
+    assert set(seen.tensors) == set(collected().tensors)
+    with pytest.raises(PlanError, match="samples or a forward loop"):
+        qx.collect_statistics(parse(NETWORK))
 
 
 def test_other_data_has_another_digest():
