@@ -276,12 +276,17 @@ def test_a_network_in_the_xint8_format_runs_within_the_limits() -> None:
     weight.CopyFrom(onnx.numpy_helper.from_array(tiny, "w2"))
     data = [{"i": np.random.default_rng(0).normal(size=(2, 16, 8, 8)).astype(np.float32)}]
     fused = qx.transform(proto, target="onnxruntime")
-    config = qx.QuantConfig(preset="xint8", keep_slow=True)
+    config = qx.QuantConfig(preset="xint8", shift_limits=False, keep_slow=True)
     quantized = qx.calibrate(qx.insert_qdq(fused.model, fused.matches, config), data)
     assert quantized.parameters is not None
     limited = shift_limits(quantized.model, quantized.sites, quantized.parameters)
     assert limited.unmet == ()
     assert "b2" in {change.tensor for change in limited.changes}
+    wanted = qx.QuantConfig(preset="xint8", keep_slow=True)
+    made = qx.calibrate(qx.insert_qdq(fused.model, fused.matches, wanted), data)
+    assert {site.tensor: float(n.scale) for site, n in (made.parameters or {}).items()} == {
+        site.tensor: float(n.scale) for site, n in limited.parameters.items()
+    }
     p = found(limited)
     for i, w, b, o in (("i", "w", "b", "r"), ("r", "w2", "b2", "c")):
         assert all(holds({"i": p[i], "w": p[w], "b": p[b], "o": p[o]}) for holds in WEIGHTED)
