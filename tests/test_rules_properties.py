@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 from models import feeds_of
 from onnx import TensorProto, helper, numpy_helper
@@ -96,7 +96,7 @@ def configurations(draw: st.DrawFn, proto: onnx.ModelProto, *, outputs: bool) ->
     tensors = ["x", *(item.name for item in proto.graph.initializer)]
     scopes = sorted({".".join(n.strip("/").split("/")[:end]) for n in names for end in range(1, n.count("/"))})
     rule = rules(outputs=outputs)
-    config = {
+    return {
         "activation": draw(either(on_activation)),
         "weight": draw(either(on_weight)),
         "op_types": draw(st.dictionaries(st.sampled_from(operators), rule, max_size=2)),
@@ -106,7 +106,6 @@ def configurations(draw: st.DrawFn, proto: onnx.ModelProto, *, outputs: bool) ->
         "tensors": {name: draw(_for_tensor(name)) for name in draw(st.sets(st.sampled_from(tensors), max_size=2))},
         "exclude": [{"name": name} for name in draw(st.sets(st.sampled_from(names), max_size=1))],
     }  # fmt: skip
-    return config
 
 
 def _for_tensor(name: str) -> st.SearchStrategy[Any]:
@@ -243,7 +242,7 @@ def test_what_placement_says_stands_in_the_file(data: st.DataObject, target: Any
         quantized = qx.quantize(proto, [feeds_of(proto)], target=target, config=config)
         model = quantized.to_onnx()
     except qx.QuantonnxError as error:
-        assert "\n" not in str(error)
+        event(type(error).__name__)  # any other error fails
         return
     onnx.checker.check_model(model)
     written = Written(model)
