@@ -95,4 +95,5 @@ def _boundary(entry: Module) -> Rule:
 
 def _exact(name: str) -> str:
     """A name without the signs of an expression is that of one module; its dots are dots."""
-    return name if name.replace(".", "").replace("_", "").isalnum() else f"re:^(?:{name})$"
+    plain = all(part.isidentifier() or part.isdecimal() for part in name.split("."))
+    return name if plain else f"re:^(?:{name})$"
