@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from quantonnx.pipeline import quantize
     from quantonnx.plan import Plan
     from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
-    from quantonnx.reusing import calibrate_from
     from quantonnx.rewriting import make_plan, transform
     from quantonnx.surveying import collect_statistics
     from quantonnx.target import BiasKind, Target, get_target, known_targets
@@ -83,7 +82,6 @@ __all__ = [
     "TensorFormat",
     "TensorQuantConfig",
     "calibrate",
-    "calibrate_from",
     "collect_statistics",
     "compare",
     "const",
@@ -154,7 +152,6 @@ _HOMES = {
         "calibrate",
         "insert_qdq",
     ),
-    "quantonnx.reusing": ("calibrate_from",),
     "quantonnx.rewriting": (
         "make_plan",
         "transform",

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import onnx_graphsurgeon as gs
+
 from quantonnx.config import OpsToSkip
 from quantonnx.decisions import Decider, Decision
-from quantonnx.errors import ConfigError
+from quantonnx.errors import ConfigError, TargetError
 from quantonnx.format_rules import activation_format, weight_format
-from quantonnx.formats import TensorFormat
+from quantonnx.formats import Storage, TensorFormat
 from quantonnx.pattern import Edge, Pattern, Point, Role
 from quantonnx.plan import Step
-from quantonnx.ranging import Ranging, ranging_of
+from quantonnx.ranging import MINMAX, Ranging, ranging_of
 from quantonnx.resolution import Outcome, Resolver, Side, Slot
 from quantonnx.sites import Derivation, Site
-from quantonnx.slots import axis_of, names_in, one_for_each_channel, only, rules_of, slot_at, slots_of
+from quantonnx.slots import axis_of, names_in, names_of, one_for_each_channel, only, rules_of, slot_at, slots_of
 from quantonnx.target import BiasKind, Target
 
 
@@ -38,20 +40,25 @@ class Asker:
         self.decisions = decisions
         self.stub = rules_of(skip.stub, "skip.stub")
         self.weight = rules_of(skip.weight, "skip.weight")
+        self.excluded = rules_of(resolver.config.exclude, "exclude")
         self.known_ranges = {**target.known_ranges, **resolver.config.known_ranges}
 
     def ask(self, step: Step, match: Pattern) -> Asked:
         """Returns the claims of a match."""
         skipped = self._skipped(step, match)
         claims: list[Site] = []
-        for slot, point in slots_of(match, step):
-            outcome = self.resolver.resolve(slot, declared=point.role not in skipped)
-            if not outcome.on:
+        slots = slots_of(match, step)
+        for slot, point in slots:
+            outcome = self.resolver.resolve(slot, declared=True)
+            if point.role in skipped or not outcome.on:
                 self._note_off(step, point, slot, outcome, skipped)
+            elif outcome.said.get("dynamic") and not outcome.demanded and not _computes_on(slot, match):
+                reason = f"{point.role.name} {slot.tensor.name!r} is dynamic, and no weight meets it"
+                self.decisions.append(Decision(step.output, reason, Decider.OFF))
             else:
                 base = point.format or (self.target.weight if point.role is Role.WEIGHT else self.target.activation)
                 claims.append(self._claim(slot, point, step.pattern, step.output, base, outcome))
-        read = [slot for slot, point in slots_of(match, step) if slot.side is Side.INPUTS]
+        read = [slot for slot, _ in slots if slot.side is Side.INPUTS]
         on = {edge for claim in claims for edge in claim.edges}
         whole = all(Edge(slot.node.name, slot.index) in on for slot in read)
         claims += self._biases(step, match, claims, skipped)
@@ -62,6 +69,11 @@ class Asker:
         base = self.target.weight if role is Role.WEIGHT else self.target.activation
         site = self._claim(slot, Point(role, None), pattern, owner, base, outcome)
         return replace(site, reason=f"{role.name} of {pattern}, as {outcome.rules[-1]} asks")
+
+    def leaves_alone(self, nodes: Iterable[gs.Node], folded: Iterable[str]) -> bool:
+        """True where the user excluded operators, or skips their activations."""
+        names = [*folded, *(name for node in nodes for name in names_of(node))]
+        return bool(self.stub.first(names) or self.excluded.first(names))
 
     def _skipped(self, step: Step, match: Pattern) -> Mapping[Role, str]:
         names = names_in(match)
@@ -79,38 +91,45 @@ class Asker:
             self.decisions.append(decision)
 
     def _claim(self, slot: Slot, point: Point, pattern: str, owner: str, base: TensorFormat, outcome: Outcome) -> Site:
-        given = slot.side is Side.OUTPUTS
+        given, constant = slot.side is Side.OUTPUTS, slot.kind != "activation"
+        axis = axis_of(point, slot.match) if constant and slot.match is not None else None
+        fmt = self._format(slot, axis, base, outcome)
         return Site(
             tensor=slot.tensor.name,
             roles=(point.role,),
-            format=self._format(slot, point, base, outcome),
+            format=fmt,
             edges=() if given else (Edge(slot.node.name, slot.index),),
             pattern=pattern,
             owner=owner,
             source=slot.tensor.name,
             whole=given,
             reason=f"{point.role.name} of {pattern}",
-            ranging=self._ranging(slot, outcome),
+            ranging=self._ranging(slot, fmt, outcome),
             rules=outcome.rules,
             demanded=outcome.demanded,
+            channel_axis=axis,
         )
 
-    def _format(self, slot: Slot, point: Point, base: TensorFormat, outcome: Outcome) -> TensorFormat:
+    def _format(self, slot: Slot, axis: int | None, base: TensorFormat, outcome: Outcome) -> TensorFormat:
         try:
             if slot.kind == "activation":
                 return activation_format(base, outcome.said)
-            axis = axis_of(point, slot.match) if slot.match is not None else None
             return weight_format(base, outcome.said, axis, len(slot.tensor.shape))
         except ConfigError as error:
             rules = " over ".join(reversed(outcome.rules))
             raise ConfigError(f"{rules}: {error.message} for {slot.tensor.name!r}", error.hint) from None
 
-    def _ranging(self, slot: Slot, outcome: Outcome) -> Ranging:
+    def _ranging(self, slot: Slot, fmt: TensorFormat, outcome: Outcome) -> Ranging:
         found = ranging_of(outcome.said, self.target.method)
+        chosen = "calibration_method" in outcome.said
+        if fmt.float8 and found.method.needs_even_steps:
+            if chosen:
+                rules = " over ".join(reversed(outcome.rules))
+                raise ConfigError(f"{rules}: {found.method} is for integers, not float8", "use minmax or percentile")
+            found = replace(found, method=MINMAX)
         producer = slot.tensor.inputs[0].op if slot.kind == "activation" and slot.tensor.inputs else ""
         known = self.known_ranges.get(producer)
-        free = known is not None and found.needs_samples and "calibration_method" not in outcome.said
-        return replace(found, range=known) if free and known is not None else found
+        return found if known is None or chosen or not found.needs_samples else replace(found, range=known)
 
     def _biases(
         self, step: Step, match: Pattern, claims: Iterable[Site], skipped: Mapping[Role, str]
@@ -118,8 +137,8 @@ class Asker:
         for point in match.qdq_points:
             for value in match.values(point.declaration) if point.role is Role.BIAS else ():
                 slot = slot_at(value, point, match, step)
-                outcome = self.resolver.resolve(slot, declared=Role.BIAS not in skipped)
-                if outcome.on:
+                outcome = self.resolver.resolve(slot, declared=True)
+                if outcome.on and Role.BIAS not in skipped:
                     yield from self._bias(point, slot, step, match, list(claims), outcome)
 
     def _bias(
@@ -130,6 +149,8 @@ class Asker:
             site = self._claim(slot, point, step.pattern, step.output, fmt, outcome)
             yield replace(site, edges=match.edges(point.declaration))
             return
+        if outcome.said.get("int32") and self.target.bias is BiasKind.FLOAT:
+            raise TargetError(f"{outcome.rules[-1]}: {self.target.name} takes float biases only", "say `bias: null`")
         derived = _derivation(match, claims)
         if self.target.bias is BiasKind.INT32 and derived is not None and one_for_each_channel(slot.tensor, match):
             yield Site(
@@ -145,6 +166,11 @@ class Asker:
             )
 
 
+def _computes_on(slot: Slot, match: Pattern) -> bool:
+    """True where an activation enters an operator with a weight, which can compute with scales found at run time."""
+    return slot.side is not Side.OUTPUTS and any(point.role is Role.WEIGHT for point in match.qdq_points)
+
+
 def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
     """The pairs whose scales make that of an int32 bias: integers of at most 8 bits with one scale for a channel."""
     only(Role.INPUT, match)
@@ -153,7 +179,8 @@ def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
     activation, weight = found.get(Role.INPUT), found.get(Role.WEIGHT)
     if activation is None or weight is None or activation.ranging.dynamic or weight.format.group_size:
         return None
-    if activation.format.float8 or weight.format.float8 or weight.format.axis not in (None, axis_of(point, match)):
+    plain = not activation.format.float8 and not weight.format.float8 and weight.format.n_bits <= 8
+    if not plain or weight.format.storage is Storage.NATIVE or weight.format.axis not in (None, axis_of(point, match)):
         return None
     return Derivation(activation.tensor, activation.format, weight.tensor, weight.format)
 

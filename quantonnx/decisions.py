@@ -29,6 +29,8 @@ class Decider(Enum):
     BIAS = "the scale: a bias in int32 needs scales of float32"
     CONSTANT = "calibration: a constant has no range that samples show"
     GLUE = "the target: operators without weights are integer only between integer ones"
+    SMOOTH = "SmoothQuant: what stands between the norm and the operators that read it"
+    SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"
     RANGES = "the ranges that calibration saw"
     BODY = "control flow: bodies of If, Loop and Scan are kept as they are"

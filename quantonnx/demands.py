@@ -29,7 +29,7 @@ def demanded(
     What was left in float by a decision stays so.
     """
     claimed = {edge for asked in taken for claim in asked.claims for edge in claim.edges}
-    given = {claim.tensor for asked in taken for claim in asked.claims if claim.whole}
+    asked_already = {claim.tensor for asked in taken for claim in asked.claims if claim.whole}
     owners = {node.name: asked for asked in taken for node in asked.match.nodes}
     others = {node.name for _, match in resolved if match.qdq_points for node in match.nodes} - owners.keys()
     others |= model.left_in_float.keys()
@@ -38,7 +38,7 @@ def demanded(
     for node in model.graph.nodes:
         if node.name not in others:
             found += finder.at(node, owners.get(node.name))
-    return [site for site in found if site.tensor not in given and claimed.isdisjoint(site.edges)]
+    return [site for site in found if not (claimed & {*site.edges} or (site.whole and site.tensor in asked_already))]
 
 
 class _Finder:
@@ -59,12 +59,10 @@ class _Finder:
         match, step = (owner.match, owner.step) if owner else (None, None)
         slot = Slot(side, "activation", node, index, value, match, folded=step.nodes if step else ())
         outcome = self.asker.resolver.resolve(slot, declared=False)
-        if not (outcome.on and outcome.demanded):
+        if not (outcome.on and outcome.demanded) or self.asker.leaves_alone(slot.group, slot.folded):
             return
         if match is not None and _is_inside(side, value, match):
-            reason = f"{value.name!r} is inside {type(match).__name__}: a pair that {outcome.rules[-1]} asks for would"
-            decision = Decision(match.result.name, f"{reason} break the fusion", Decider.FUSED)
-            self.asker.decisions.append(decision)
+            self.asker.decisions.append(_refused(side, value, match, outcome.rules[-1]))
             return
         role = Role.INPUT if side is Side.INPUTS else Role.OUTPUT
         pattern = step.pattern if step else node.op
@@ -73,6 +71,12 @@ class _Finder:
     def _is_float(self, value: gs.Tensor) -> bool:
         kind = self.types.of(value)
         return kind is not None and type_name(kind) in self.asker.target.float_types
+
+
+def _refused(side: Side, value: gs.Tensor, match: Pattern, rule: str) -> Decision:
+    asked = f"{value.name!r} is inside {type(match).__name__}: a pair that {rule} asks for would break the fusion"
+    moved = f"; what it says holds for the result, {match.result.name!r}" if side is Side.OUTPUTS else ""
+    return Decision(match.result.name, f"{asked}{moved}", Decider.FUSED)
 
 
 def _is_inside(side: Side, value: gs.Tensor, match: Pattern) -> bool:

@@ -16,9 +16,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from quantonnx.dynamic_formats import INTEGER_OPERATORS, activation_refusal, refusal
 from quantonnx.editing import Rewriter
 from quantonnx.errors import ConfigError, TargetError
-from quantonnx.formats import Parameters, Storage, TensorFormat, quantize
+from quantonnx.formats import Parameters, TensorFormat, quantize
 from quantonnx.model import Model
 from quantonnx.pattern import Edge
 from quantonnx.sites import Site
@@ -27,33 +28,6 @@ Array = np.ndarray[Any, Any]
 
 NEEDED_OPSET = 11
 """The first one that has DynamicQuantizeLinear."""
-
-_INTEGER_OPERATOR = {"Conv": "ConvInteger", "Gemm": "MatMulInteger", "MatMul": "MatMulInteger"}
-
-
-def activation_refusal(fmt: TensorFormat) -> str | None:
-    """Returns why an activation cannot have this format dynamically, and what to use; None where it can."""
-    if fmt.float8 or fmt.n_bits != 8 or fmt.signed or fmt.symmetric:
-        return "DynamicQuantizeLinear gives asymmetric uint8; use n_bits: 8, signed: false, symmetric: false"
-    if fmt.axis is not None or fmt.group_size is not None:
-        return "DynamicQuantizeLinear has one scale per tensor; leave out per_channel, axis and group_size"
-    return None
-
-
-def refusal(op: str, weight: TensorFormat) -> str | None:
-    """Returns why `op` with a weight of this format cannot take dynamic activations, and what to use; else None."""
-    if op not in _INTEGER_OPERATOR:
-        return f"{op} has no operator with dynamic activations; use static ones, only {_named()} can be dynamic"
-    if weight.float8 or weight.n_bits > 8:
-        kind = "float8" if weight.float8 else f"{weight.n_bits}-bit"
-        return f"{_INTEGER_OPERATOR[op]} takes no {kind} weight; use n_bits: 8 or less"
-    if weight.n_bits < 8 and weight.storage is Storage.NATIVE:
-        return f"{_INTEGER_OPERATOR[op]} reads codes of 8 bits only; use storage: narrowed"
-    if weight.group_size is not None:
-        return f"{_INTEGER_OPERATOR[op]} has no groups; leave out group_size"
-    if op == "Conv" and weight.axis is not None and not weight.symmetric:
-        return "ConvInteger has one zero point per weight; use symmetric: true or per_channel: false"
-    return None
 
 
 def insert_dynamic(
@@ -129,7 +103,7 @@ class _Writer:
         stored, zero_point, scale = self._weight(node, weight)
         attrs = dict(node.attrs) if node.op == "Conv" else {}
         inputs = [codes, stored, activation.zero_point, zero_point]
-        total = self._insert(_INTEGER_OPERATOR[node.op], inputs, output, np.int32, attrs)
+        total = self._insert(INTEGER_OPERATORS[node.op], inputs, output, np.int32, attrs)
         integer = total.inputs[0]
         values = self._insert("Cast", [total], output, np.float32, {"to": TensorProto.FLOAT})
         product = self._insert("Mul", [activation.scale, scale], f"{output}_scale", np.float32)
@@ -194,7 +168,7 @@ class _Writer:
 def _codes(
     model: Model, value: gs.Constant, numbers: Parameters, fmt: TensorFormat, *, unsigned: bool, transposed: bool
 ) -> Array:
-    codes = quantize(model.array(value), numbers, fmt)
+    codes = quantize(model.array(value), numbers, fmt, value.name)
     if unsigned:
         codes = _as_unsigned(codes)
     return codes.T if transposed else codes
@@ -243,8 +217,3 @@ def _output_axis(node: gs.Node) -> int:
     if node.op == "Conv" or node.attrs.get("transB", 0):
         return 0
     return len(node.inputs[1].shape) - 1
-
-
-def _named() -> str:
-    *most, last = _INTEGER_OPERATOR
-    return f"{', '.join(most)} and {last}"

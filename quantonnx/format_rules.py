@@ -31,7 +31,8 @@ def weight_format(base: TensorFormat, said: Mapping[str, Any], axis: int | None,
     if said.get("group_size") is not None:
         return replace(fmt, axis=_summed_axis(axis, rank), group_size=said["group_size"])
     by_channel = said.get("per_channel", base.axis is not None or "axis" in said)
-    return replace(fmt, axis=axis if by_channel else None)
+    wanted = axis if by_channel else None
+    return fmt if wanted == fmt.axis else replace(fmt, axis=wanted)
 
 
 def _summed_axis(axis: int | None, rank: int) -> int:
@@ -45,4 +46,4 @@ def _changed(base: TensorFormat, said: Mapping[str, Any]) -> TensorFormat:
     changes = {name: said[name] for name in _PLAIN if name in said}
     if changes.get("signed") is False or changes.get("float8"):
         changes.setdefault("narrow_range", False)
-    return replace(base, **changes)
+    return replace(base, **changes) if changes else base

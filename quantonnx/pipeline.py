@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quantonnx.calibration.collected import Statistics
 from quantonnx.config import QuantConfig
 from quantonnx.plan import Plan
 from quantonnx.quantized import ForwardLoop, Progress, QuantizedModel, calibrate, insert_qdq
@@ -21,6 +22,7 @@ def quantize(
     patterns: str | Path | Patterns = (),
     plan: Plan | None = None,
     forward_loop: ForwardLoop | None = None,
+    statistics: Statistics | str | Path | None = None,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -28,11 +30,20 @@ def quantize(
     """Returns a calibrated Q/DQ model; `.save(path)` writes it.
 
     Without `target` it is the plan's, or tensorrt. `source` is a path, bytes, a ModelProto or a Model; it is not
-    changed. `samples` and `forward_loop` are those of `calibrate`. Where the target would run every operator slower in
-    integers, the result has no pair and is the fused float model (`faster_in_float`); `keep_slow` in the configuration
-    quantizes all the same. Raises a QuantonnxError, one line for a person, for anything that cannot be done.
+    changed. `samples`, `forward_loop` and `statistics` are those of `calibrate`. Where the target would run every
+    operator slower in integers, the result has no pair and is the fused float model (`faster_in_float`); `keep_slow` in
+    the configuration quantizes all the same. Raises a QuantonnxError, one line for a person, for anything that cannot
+    be done.
     """
     fused = transform(source, target=target, patterns=patterns, plan=plan)
     placed = insert_qdq(fused.model, fused.matches, config)
     placed.refuse_nothing("the model")
-    return calibrate(placed, samples, forward_loop=forward_loop, limit=limit, threads=threads, progress=progress)
+    return calibrate(
+        placed,
+        samples,
+        forward_loop=forward_loop,
+        statistics=statistics,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+    )

@@ -74,7 +74,7 @@ def place(
     if resolver.speaks_of_operators:
         claims += demanded(model, asker, inside, resolved, types)
         claims = list(under_demands(claims))
-    check_formats(target, claims)
+    check_formats(model, target, claims)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
     joined = with_ranging_of_source(under_one_scale(moved, target, producers))
@@ -95,8 +95,6 @@ def _wanted(
     for step, match in found:
         rule = excluded.first([*step.nodes, *names_in(match)])
         decided = Decision(step.output, f"excluded by {rule!r}", Decider.EXCLUDE) if rule else None
-        if decided is None and config.patterns.get(step.pattern, step) is None:
-            decided = Decision(step.output, f"off by patterns.{step.pattern}", Decider.OFF)
         decided = decided or released.get(step.output) or refusal(step, match, target, types)
         if decided is None:
             yield step, match

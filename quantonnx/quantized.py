@@ -12,6 +12,10 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.shift_limits import Limited, shift_limits
+from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.assembly import assembled
+from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
@@ -20,13 +24,15 @@ from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.formats import Parameters
-from quantonnx.insertion import insert_pairs, needed_opset, refuse_quantized
+from quantonnx.insertion import refuse_quantized
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
+from quantonnx.provenance import describe
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
+from quantonnx.slots import rules_of
 
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
 Progress = Callable[[int, int | None], None]
@@ -43,6 +49,7 @@ class QuantizedModel:
     config: QuantConfig
     parameters: Mapping[Site, Parameters] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    data: tuple[DataSource, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -58,6 +65,11 @@ class QuantizedModel:
     def weight_sites(self) -> tuple[Site, ...]:
         """The sites on weights."""
         return tuple(site for site in self.sites if site.is_weight)
+
+    @property
+    def needs_samples(self) -> bool:
+        """True where samples have to show the range of an activation."""
+        return any(site.on_activation and site.ranging.needs_samples for site in self.sites)
 
     @property
     def faster_in_float(self) -> bool:
@@ -78,11 +90,15 @@ class QuantizedModel:
         """Returns the Q/DQ model. Raises CalibrationError before calibration."""
         if self.parameters is None:
             raise CalibrationError("the model is not calibrated", "call quantonnx.calibrate(quantized, samples) first")
-        model = self.model.copy()
-        opset = needed_opset(self.sites)
-        if model.opset < opset:
-            model = model.with_opset(opset)
-        insert_pairs(model, self.sites, self.parameters, float_weights=self.config.weight_storage == "float")
+        float_weights, contrib = self.config.weight_storage == "float", self.config.contrib_ops
+        model = assembled(self.model, self.sites, self.parameters, float_weights=float_weights, contrib=contrib)
+        model.metadata |= describe(
+            self.model.digest,
+            target=self.matches.target.name,
+            config=self.config,
+            sites=self.sites,
+            data=self.data,
+        )
         return model
 
     def to_onnx(self) -> onnx.ModelProto:
@@ -108,6 +124,7 @@ def calibrate(
     samples: Any = None,
     *,
     forward_loop: ForwardLoop | None = None,
+    statistics: Statistics | str | Path | None = None,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -115,13 +132,25 @@ def calibrate(
     """Returns the model with scale and zero point at every site.
 
     `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
-    its place, is called with a function that runs the float model on one feed and returns its outputs.
-    Raises CalibrationError for a site that saw no data, NaN or infinity, and DataError for samples that do not fit.
+    its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
+    Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
+    DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
     """
-    if (samples is None) == (forward_loop is None):
-        raise PlanError("calibrate() needs samples or a forward loop", "give exactly one of them")
+    given = sum(source is not None for source in (samples, forward_loop, statistics))
+    if given != 1 and not (given == 0 and not quantized.needs_samples):
+        raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
     if quantized.faster_in_float:
         return replace(quantized, parameters={})
+    if not given:
+        return with_statistics(quantized, {})
+    if quantized.config.smooth_quant is not None:
+        if statistics is not None:
+            raise PlanError("smooth_quant changes activations, which statistics know as they were", "give samples")
+        quantized = _smoothed(quantized, samples, forward_loop, limit, threads, progress)
+    if statistics is not None:
+        known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
+        return _calibrated(quantized, known)
     sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
     with Collector(
         quantized.model,
@@ -135,8 +164,38 @@ def calibrate(
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        statistics, means = collector.finish(), collector.channel_means()
-    return with_statistics(quantized, statistics, means)
+        return _calibrated(quantized, collector.collected())
+
+
+def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
+    needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
+    tensors = statistics.require(quantized.model.digest, needed)
+    means = statistics.channel_means() if quantized.config.bias_correction else {}
+    return replace(with_statistics(quantized, tensors, means), data=statistics.data)
+
+
+def _smoothed(quantized: QuantizedModel, samples: Any, *how: Any) -> QuantizedModel:
+    """Smooths the float model and places anew: weights that others read too have twins with names of their own."""
+    config, (forward_loop, limit, threads, progress) = quantized.config, how
+    assert config.smooth_quant is not None
+    skipped = rules_of(config.skip.smooth, "skip.smooth")
+    smoothing = smooth(
+        quantized.model,
+        samples,
+        alpha=config.smooth_quant.alpha,
+        scale_clamp_min=config.smooth_quant.scale_clamp_min,
+        skip=skipped.first,
+        forward_loop=forward_loop,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+    )
+    placement = place(smoothing.model, quantized.matches, config)
+    decisions = (
+        *placement.decisions,
+        *(Decision(norm.activation, norm.reason, Decider.SMOOTH) for norm in smoothing.refused),
+    )
+    return replace(quantized, model=smoothing.model, sites=placement.sites, decisions=decisions)
 
 
 def with_statistics(
@@ -152,13 +211,23 @@ def with_statistics(
     for site in quantized.sites:
         if not site.on_activation and site.derived_from is None:
             numbers.constant(site)
+    limited = _limited(quantized, numbers.parameters)
+    numbers.parameters.update(limited.parameters)
     derived = [site for site in quantized.sites if site.derived_from is not None]
     for site in derived:
         numbers.widen_for_bias(site)
     for site in derived:
         numbers.bias(site)
     model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
-    return replace(quantized, model=model, parameters=numbers.parameters, ranges=numbers.ranges)
+    unmet = tuple(Decision("shift_limits", told, Decider.SHIFTS) for told in limited.unmet)
+    decisions = (*quantized.decisions, *unmet)
+    return replace(quantized, model=model, decisions=decisions, parameters=numbers.parameters, ranges=numbers.ranges)
+
+
+def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -> Limited:
+    if not quantized.config.shift_limits:
+        return Limited(parameters, (), ())
+    return shift_limits(quantized.model, quantized.sites, parameters)
 
 
 def _activations(

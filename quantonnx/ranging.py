@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from quantonnx.calibration.ranges import RangeMethod, parse_method
@@ -44,6 +45,8 @@ class Ranging:
 
 def ranging_of(said: Mapping[str, Any], method: str) -> Ranging:
     """Returns what settings say about numbers; `method` where they say nothing."""
+    if not said:
+        return _by(method)
     return Ranging(
         method=parse_method(said.get("calibration_method") or method),
         scale=said.get("scale"),
@@ -53,6 +56,11 @@ def ranging_of(said: Mapping[str, Any], method: str) -> Ranging:
         dynamic=bool(said.get("dynamic")),
         share_with=said.get("share_with"),
     )
+
+
+@cache
+def _by(method: str) -> Ranging:
+    return Ranging(parse_method(method))
 
 
 BY_METHOD = Ranging()

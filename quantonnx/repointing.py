@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from quantonnx.config import PatternRule
 from quantonnx.errors import ConfigError
-from quantonnx.pattern import Pattern, Point, Role
+from quantonnx.pattern import Pattern, Point, Role, ValueDeclaration
 from quantonnx.plan import near
 from quantonnx.target import Target
 
@@ -30,7 +31,7 @@ def with_points(target: Target, rules: Mapping[str, PatternRule | None]) -> Targ
 
 
 def _repointed(pattern: type[Pattern], wanted: Sequence[str]) -> type[Pattern]:
-    points = tuple(_point(pattern, text) for text in wanted)
+    points = tuple(point for text in wanted for point in _points(pattern, text))
     return type(
         pattern.__name__,
         (pattern,),
@@ -38,25 +39,61 @@ def _repointed(pattern: type[Pattern], wanted: Sequence[str]) -> type[Pattern]:
     )
 
 
-def _point(pattern: type[Pattern], text: str) -> Point:
+def _points(pattern: type[Pattern], text: str) -> Sequence[Point]:
     where = f"patterns.{pattern.__name__}.qdq_points"
+    role, name = _parsed(where, text)
+    if name is not None and name not in pattern.declarations:
+        raise ConfigError(f"{where}: {pattern.__name__} declares no {name!r}", near(name, pattern.declarations))
+    declared = _declared(pattern, role)
+    if name is not None:
+        wanted = pattern.declarations[name]
+        return [p for p in declared if p.declaration is wanted][:1] or [_new(where, pattern, role, name)]
+    if declared:
+        return declared
+    if role is Role.OUTPUT:
+        return [Point(role, pattern.root)]
+    fitting = ", ".join(name for name, value in pattern.declarations.items() if _fits(role, value, pattern))
+    hint = f"name one, as in {role.name}(x), of {fitting}" if fitting else "leave it out"
+    raise ConfigError(f"{where}: {pattern.__name__} has no {role.name} of its own", hint)
+
+
+def _parsed(where: str, text: str) -> tuple[Role, str | None]:
     found = _POINT.fullmatch(text.strip())
     role = Role.__members__.get(found[1].upper()) if found else None
     if found is None or role is None:
         names = [role.name for role in Role]
         hint = near(text.upper(), names) or f"expected {', '.join(names)}, with a name as in INPUT(x)"
         raise ConfigError(f"{where} has {text!r}", hint)
-    declared: list[Point] = [point for base in pattern.__mro__ for point in vars(base).get("qdq_points", ())]
-    name = found[2]
-    if name is not None and name not in pattern.declarations:
-        raise ConfigError(f"{where}: {pattern.__name__} declares no {name!r}", near(name, pattern.declarations))
-    wanted = pattern.declarations.get(name or "")
-    same = [p for p in declared if p.role is role and (wanted is None or p.declaration is wanted)]
-    if same:
-        return same[0]
-    if wanted is None and role is Role.OUTPUT:
-        wanted = pattern.root
-    if wanted is None:
-        known = ", ".join(pattern.declarations)
-        raise ConfigError(f"{where}: {pattern.__name__} has no {role.name} of its own", f"name one of {known}")
-    return Point(role, wanted)
+    return role, found[2]
+
+
+def _declared(pattern: type[Pattern], role: Role) -> list[Point]:
+    """The points of a role that the pattern itself has; where a target took them all away, those it had before."""
+    every = ([p for p in vars(base).get("qdq_points", ()) if p.role is role] for base in pattern.__mro__)
+    return next((points for points in every if points), [])
+
+
+def _new(where: str, pattern: type[Pattern], role: Role, name: str) -> Point:
+    if not _fits(role, pattern.declarations[name], pattern):
+        fitting = ", ".join(name for name, value in pattern.declarations.items() if _fits(role, value, pattern))
+        raise ConfigError(
+            f"{where}: {name!r} of {pattern.__name__} can be no {role.name}",
+            f"{_ROOM[role]}: {fitting or 'it has none'}",
+        )
+    return Point(role, pattern.declarations[name])
+
+
+def _fits(role: Role, declaration: Any, pattern: type[Pattern]) -> bool:
+    if role is Role.OUTPUT:
+        return declaration is pattern.root
+    return isinstance(declaration, ValueDeclaration) and declaration.constant != role.on_activation
+
+
+_ENTERS, _HELD = "it stands on what enters the group", "it stands on a constant"
+_ROOM = {
+    Role.INPUT: _ENTERS,
+    Role.RESIDUAL_INPUT: _ENTERS,
+    Role.OUTPUT: "it stands on what the group gives",
+    Role.WEIGHT: _HELD,
+    Role.BIAS: _HELD,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -14,11 +14,14 @@ from quantonnx.config.presets import SPECS
 from quantonnx.config.rules import OTHERS
 from quantonnx.formal_names import formal_name
 from quantonnx.model import Model
-from quantonnx.pattern import Pattern
+from quantonnx.pattern import Pattern, Point, Role
 from quantonnx.scopes import Scopes, dotted
 
-_ONE_OF = ("calibration_method", "scale", "range", "share_with", "dynamic")
-"""To say one of these anew is to take back the others."""
+_ONE_OF = (
+    frozenset({"calibration_method", "scale", "zero_point", "range", "share_with", "dynamic"}),
+    frozenset({"per_channel", "group_size"}),
+)
+"""To say one of these anew is to take back the others of its set."""
 
 
 STATES = ("weight", "bias")
@@ -45,8 +48,8 @@ class Said:
 class Slot:
     """A tensor where one operator reads or gives it: what rules can name it by.
 
-    `declared` are the names that the match's pattern has for it, `position` its place among the pattern's own.
-    `folded` are names of operators that were folded into the match.
+    `point` is the one of the match's pattern that stands on it; `folded` are names of operators that were folded into
+    the match.
     """
 
     side: Side
@@ -55,14 +58,41 @@ class Slot:
     index: int
     tensor: gs.Tensor
     match: Pattern | None = None
-    declared: tuple[str, ...] = ()
-    position: int = -1
+    point: Point | None = None
     folded: tuple[str, ...] = ()
 
     @property
     def number(self) -> int:
         """The index by which a rule can name the tensor: of states, 0 is the weight and 1 the bias."""
         return STATES.index(self.kind) if self.side is Side.STATES else self.index
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The names that the match's pattern has for the tensor."""
+        if self.match is None:
+            return ()
+        if self.point is None:
+            return tuple(name for name, value in self.match.declarations.items() if self._is_for(value))
+        return tuple(name for name, value in self.match.declarations.items() if value is self.point.declaration)
+
+    def _is_for(self, declaration: Any) -> bool:
+        assert self.match is not None
+        return any(value is self.tensor for value in self.match.values(declaration))
+
+    @property
+    def position(self) -> int:
+        """Its place among the points of the match's pattern on the same side; -1 where none stands on it."""
+        if self.match is None or self.side is Side.STATES:
+            return self.number if self.side is Side.STATES else -1
+        if self.side is Side.OUTPUTS:
+            return 0 if self.is_result else -1
+        same = [p for p in self.match.qdq_points if p.role.on_activation and p.role is not Role.OUTPUT]
+        return next((place for place, point in enumerate(same) if point is self.point), -1)
+
+    @property
+    def is_result(self) -> bool:
+        """True for what the whole group gives."""
+        return self.side is Side.OUTPUTS and (self.match is None or self.tensor is self.match.result)
 
     @property
     def group(self) -> list[gs.Node]:
@@ -84,7 +114,7 @@ class Outcome:
 
     def copy(self) -> Outcome:
         """Returns an outcome that hears more by itself."""
-        return replace(self, said=dict(self.said))
+        return Outcome(self.on, self.demanded, dict(self.said), self.rules)
 
     def hear(self, level: Said, *, above_global: bool) -> None:
         """Takes in what a higher level says."""
@@ -93,9 +123,10 @@ class Outcome:
             self.on = level.spec is not None
             self.demanded = self.on and above_global
             self.rules = (*self.rules, level.rule)
-        for name in found.keys() & set(_ONE_OF):
-            for other in (*_ONE_OF, "zero_point"):
-                self.said.pop(other, None) if other != name else None
+        anew = {name for name, value in found.items() if value is not False or name == "per_channel"}
+        for alternatives in _ONE_OF:
+            if alternatives & anew:
+                self.said = {name: value for name, value in self.said.items() if name not in alternatives}
         self.said |= found
 
 
@@ -109,14 +140,18 @@ class Resolver:
         self._global = {kind: self._globally(kind) for kind in SPECS}
         sections = ("op_types", "op_names", "tensors")
         self._names = {section: NameRules(getattr(config, section), section) for section in sections}
+        self._speaks_of_tensors = bool(config.tensors or config.fixed)
         self._modules = self._chosen_modules()
 
     def resolve(self, slot: Slot, *, declared: bool) -> Outcome:
         """Returns what is said about a tensor at an operator; `declared` where a pattern puts a pair there."""
         outcome = self._global[slot.kind].copy()
         outcome.on = outcome.on and declared
-        for level in self._above(slot):
+        for level in self._of_operators(slot) if self.speaks_of_operators else ():
             outcome.hear(level, above_global=True)
+        for level in self._of_tensor(slot) if self._speaks_of_tensors else ():
+            if declared or outcome.on:  # a word about a tensor says how, not where
+                outcome.hear(level, above_global=True)
         return outcome
 
     def _globally(self, kind: str) -> Outcome:
@@ -131,11 +166,13 @@ class Resolver:
         config = self.config
         return bool(config.op_types or config.op_names or config.modules or config.patterns)
 
-    def _above(self, slot: Slot) -> Iterator[Said]:
+    def _of_operators(self, slot: Slot) -> Iterator[Said]:
         yield from self._operators("op_types", slot, lambda node: (node.op,))
         yield from self._pattern(slot)
         yield from self._operators("op_names", slot, lambda node: (node.name, *(out.name for out in node.outputs)))
         yield from self._boundaries(slot)
+
+    def _of_tensor(self, slot: Slot) -> Iterator[Said]:
         for name in _lowest_first(self._names["tensors"], (slot.tensor.name,)):
             yield Said(f"tensors.{name}", self.config.tensors[name])
         if slot.tensor.name in self.config.fixed and slot.kind == "activation":
@@ -155,7 +192,7 @@ class Resolver:
         for node in [*(node for node in group if node is not slot.node), slot.node]:
             for name in _lowest_first(self._names[section], names_of(node)):
                 own = node is slot.node
-                if own or rules[name] is None or slot.side is Side.OUTPUTS:
+                if own or rules[name] is None or slot.is_result:
                     index, known = (slot.number, self._formal(slot)) if own else (0, ())
                     yield from said_in(f"{section}.{name}", rules[name], slot.side, index, known)
 
@@ -163,18 +200,23 @@ class Resolver:
         name = type(slot.match).__name__ if slot.match is not None else ""
         if name in self.config.patterns:
             rule = self.config.patterns[name]
-            yield from said_in(f"patterns.{name}", rule, slot.side, slot.position, slot.declared)
+            names = (slot.kind, *slot.declared) if slot.side is Side.STATES else slot.declared
+            yield from said_in(f"patterns.{name}", rule, slot.side, slot.position, names)
 
     def _boundaries(self, slot: Slot) -> Iterator[Said]:
         if self.scopes is None:
             return
-        for rule, scope in self._modules:
-            content = self.config.modules[rule]
-            if content is None:
-                if any(scope in self.scopes.of(node) for node in slot.group):
-                    yield Said(f"modules.{rule}", None)
-            elif (place := self._place_in(scope, slot)) is not None:
-                yield from said_in(f"modules.{rule}", content, slot.side, *place)
+        found = {scope for node in slot.group for scope in self.scopes.of(node) if scope in self._modules}
+        for scope in sorted(found, key=lambda scope: (scope.count("."), scope)):  # inner ones have the last word
+            for rule in self._modules[scope]:
+                yield from self._boundary(rule, scope, slot)
+
+    def _boundary(self, rule: str, scope: str, slot: Slot) -> Iterator[Said]:
+        content = self.config.modules[rule]
+        if content is None:
+            yield Said(f"modules.{rule}", None)
+        elif (place := self._place_in(scope, slot)) is not None:
+            yield from said_in(f"modules.{rule}", content, slot.side, *place)
 
     def _place_in(self, scope: str, slot: Slot) -> tuple[int, tuple[str, ...]] | None:
         """The index and the names of a tensor as part of a scope; None where it does not cross its boundary."""
@@ -188,17 +230,14 @@ class Resolver:
         given = [out.name for node in slot.group for out in node.outputs if out.name in boundary.outputs]
         return (boundary.outputs[given[-1]], (given[-1],)) if given else None
 
-    def _chosen_modules(self) -> list[tuple[str, str]]:
-        """The rules for modules with the scopes that they name: outer scopes first, inner ones have the last word."""
+    def _chosen_modules(self) -> dict[str, list[str]]:
+        """The rules for modules by the scopes that they name, lowest first."""
         if self.scopes is None:
-            return []
-        names = self.scopes.names
-        rules = {rule: rule if rule.startswith("re:") else dotted(rule) for rule in self.config.modules}
-        chosen = []
-        for rule, wanted in rules.items():
-            matcher = NameRules([wanted], "modules")
-            chosen += [(rule, scope) for scope in names if matcher.first((scope,))]
-        return sorted(chosen, key=lambda entry: entry[1].count("."))
+            return {}
+        spelled = {rule if rule.startswith("re:") else dotted(rule): rule for rule in self.config.modules}
+        matcher = NameRules(spelled, "modules")
+        found = {scope: _lowest_first(matcher, (scope,)) for scope in self.scopes.names}
+        return {scope: [spelled[name] for name in names] for scope, names in found.items() if names}
 
     def _formal(self, slot: Slot) -> tuple[str, ...]:
         formal = formal_name(slot.node, slot.index, inputs=slot.side is not Side.OUTPUTS, opset=self._opset)

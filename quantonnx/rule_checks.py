@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -11,9 +11,9 @@ from quantonnx.config.rules import OTHERS
 from quantonnx.errors import ConfigError, TargetError
 from quantonnx.formal_names import formal_name
 from quantonnx.model import Model
-from quantonnx.pattern import Point, Role
+from quantonnx.pattern import Pattern, Role, ValueDeclaration
 from quantonnx.plan import near
-from quantonnx.resolution import STATES
+from quantonnx.resolution import STATES, Side
 from quantonnx.rewriting import Matches
 from quantonnx.scopes import Scopes, dotted
 from quantonnx.sites import Site
@@ -70,11 +70,13 @@ def _check_slots(where: str, rule: OperatorRule, nodes: Sequence[gs.Node], opset
     sides = (("inputs", rule.inputs, True), ("outputs", rule.outputs, False))
     for side, slots, inputs in sides:
         for key in slots or ():
-            counts = [(node, len(node.inputs if inputs else node.outputs)) for node in nodes]
-            known = {index for _, count in counts for index in range(count)}
-            names = {
-                n for node, c in counts for i in range(c) for n in formal_name(node, i, inputs=inputs, opset=opset)
-            }
+            values = [(node, i, v) for node in nodes for i, v in enumerate(node.inputs if inputs else node.outputs)]
+            computed = [(node, i) for node, i, value in values if not isinstance(value, gs.Constant)]
+            known = {index for _, index in computed}
+            names = {name for node, i in computed for name in formal_name(node, i, inputs=inputs, opset=opset)}
+            held = {key for node, i, _ in values for key in (i, *formal_name(node, i, inputs=inputs, opset=opset))}
+            if key in held - known - names:
+                raise ConfigError(f"{where}.{side}.{key} is a constant", "say it in `states`, of `weight` or `bias`")
             _check_key(f"{where}.{side}", key, known, names)
     for key in rule.states or ():
         formal = {n for node in nodes for i in (1, 2) for n in formal_name(node, i, inputs=True, opset=opset)}
@@ -126,14 +128,25 @@ def _check_patterns(matches: Matches, config: QuantConfig) -> None:
             raise ConfigError(f"patterns: {name} matches nothing in the model", near(name, used))
         for side in ("inputs", "outputs", "states"):
             for key in getattr(rule, side, None) or ():
-                points = [p for p in known[name].qdq_points if _is_of(side, p)]
-                _check_key(f"patterns.{name}.{side}", key, range(len(points)), {*known[name].declarations, *STATES})
+                _check_key(f"patterns.{name}.{side}", key, *_keys_of(known[name], Side(side)))
 
 
-def _is_of(side: str, point: Point) -> bool:
-    if not point.role.on_activation:
-        return side == "states"
-    return (side == "outputs") == (point.role is Role.OUTPUT)
+def _keys_of(pattern: type[Pattern], side: Side) -> tuple[range, set[str]]:
+    """The indices and the names by which a rule can call what a pattern reads, gives or holds."""
+    if side is Side.STATES:
+        points = [point for point in pattern.qdq_points if not point.role.on_activation]
+        names = {name for name, value in pattern.declarations.items() if any(p.declaration is value for p in points)}
+        return range(len(STATES)), {*names, *STATES}
+    if side is Side.OUTPUTS:
+        return range(1), {name for name, value in pattern.declarations.items() if value is pattern.root}
+    points = [p for p in pattern.qdq_points if p.role.on_activation and p.role is not Role.OUTPUT]
+    pointed = {id(point.declaration) for point in points}
+    declared = pattern.declarations.items()
+    return range(len(points)), {name for name, value in declared if id(value) in pointed or _is_computed(value)}
+
+
+def _is_computed(declaration: object) -> bool:
+    return isinstance(declaration, ValueDeclaration) and not declaration.constant
 
 
 def check_tensors(config: QuantConfig, sites: Sequence[Site]) -> None:
@@ -159,19 +172,33 @@ def _shares(config: QuantConfig, name: str) -> bool:
     return rule is not None and rule.share_with is not None
 
 
-def check_formats(target: Target, claims: Iterable[Site]) -> None:
+def check_formats(model: Model, target: Target, claims: Sequence[Site]) -> None:
     """Raises TargetError for a format that a rule asks for and the target refuses."""
-    activations = {claim.owner: claim.format for claim in claims if Role.INPUT in claim.roles}
+    operators = {node.name: node.op for node in model.graph.nodes}
+    activations = {edge.node: claim for claim in claims if Role.INPUT in claim.roles for edge in claim.edges}
     asked: dict[FormatRequest, Site] = {}
     for claim in claims:
-        if claim.rules and claim.derived_from is None:
-            beside = None if claim.on_activation else activations.get(claim.owner)
-            request = FormatRequest(claim.format, claim.roles[0], claim.pattern, beside, claim.ranging.dynamic)
-            asked.setdefault(request, claim)
+        if claim.derived_from is None:
+            asked.setdefault(_request(claim, operators, activations), claim)
     for request, claim in asked.items():
-        reason = target.refuses(request)
+        beside = activations.get(claim.edges[0].node) if claim.edges else None
+        rules = claim.rules or (beside.rules if beside is not None else ())
+        reason = target.refuses(request) if rules else None
         if reason:
             raise TargetError(
                 f"{target.name} refuses the format of {claim.roles[0].name} {claim.tensor!r} of {claim.pattern} that "
-                f"`{claim.rules[-1]}` asks for: {reason}"
+                f"`{rules[-1]}` asks for: {reason}"
             )
+
+
+def _request(claim: Site, operators: Mapping[str, str], activations: Mapping[str, Site]) -> FormatRequest:
+    node = claim.edges[0].node if claim.edges else ""
+    beside = None if claim.on_activation else activations.get(node)
+    return FormatRequest(
+        format=claim.format,
+        role=claim.roles[0],
+        operator=operators.get(node, claim.pattern),
+        activation=None if beside is None else beside.format,
+        dynamic=(beside or claim).ranging.dynamic,
+        channel_axis=claim.channel_axis,
+    )

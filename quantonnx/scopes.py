@@ -62,16 +62,19 @@ class Scopes:
     """The scopes of a model's nodes."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
         self._of = {node.name: scopes_of(model, node) for node in model.graph.nodes}
         self._given_in = {out.name: node.name for node in model.graph.nodes for out in node.outputs if out.name}
+        self._inside: dict[str, list[gs.Node]] = {}
+        for node in model.graph.nodes:
+            for scope in self._of[node.name]:
+                self._inside.setdefault(scope, []).append(node)
         self._boundaries: dict[str, Boundary] = {}
         self._public = {output.name for output in model.graph.outputs} | model.captured
 
     @property
     def names(self) -> list[str]:
         """Every scope of the model."""
-        return list(dict.fromkeys(scope for scopes in self._of.values() for scope in scopes))
+        return list(self._inside)
 
     def of(self, node: gs.Node) -> tuple[str, ...]:
         """The scopes that a node is in, the outermost first."""
@@ -98,7 +101,7 @@ class Scopes:
         return self._boundaries[scope]
 
     def _found(self, scope: str) -> Boundary:
-        inside = [node for node in self._model.graph.nodes if scope in self.of(node)]
+        inside = self._inside.get(scope, [])
         read = (value for node in inside for value in node.inputs if _is_value(value))
         inputs = (value.name for value in read if scope not in self.of_giver(value.name))
         given = (value for node in inside for value in node.outputs if value.name)

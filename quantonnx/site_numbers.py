@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from quantonnx.calibration.ranges import choose_range
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.errors import CalibrationError, ConfigError
-from quantonnx.formats import Parameters, TensorFormat
+from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.insertion import INT32_MAX
 from quantonnx.model import Model
 from quantonnx.ranging import Ranging
@@ -51,8 +51,7 @@ class SiteNumbers:
         least = np.abs(self._values(site).astype(np.float64)) / (float(activation.scale) * (INT32_MAX // 2))
         needed = least if numbers.scale.ndim else least.max(initial=0.0)
         if np.any(needed > numbers.scale):
-            scale = np.maximum(numbers.scale, needed).astype(np.float32)
-            self.parameters[weight] = Parameters(scale, numbers.zero_point)
+            self.parameters[weight] = Parameters(_raised(numbers.scale, needed, weight.format), numbers.zero_point)
 
     def bias(self, site: Site) -> None:
         """Gives the bias the product of the two scales, zero point 0."""
@@ -118,3 +117,12 @@ class SiteNumbers:
         if scale.shape not in ((), wanted) or (fmt.axis is None and scale.shape):
             expected = f"expected {wanted[0]} numbers" if wanted else "expected one number"
             raise ConfigError(f"{where}: {site.tensor!r} has {scale.size} scales", expected)
+
+
+def _raised(scale: np.ndarray[Any, Any], least: np.ndarray[Any, Any], fmt: TensorFormat) -> np.ndarray[Any, Any]:
+    """Scales of the same kind, where `least` is more the next greater ones."""
+    if fmt.scale_type is ScaleType.POWER_OF_TWO:
+        least = np.exp2(np.ceil(np.log2(np.maximum(least, np.finfo(np.float32).tiny))))
+    elif fmt.scale_type is ScaleType.FLOAT16:
+        least = np.nextafter(least.astype(np.float16), np.float16(np.inf)).astype(np.float32)
+    return np.asarray(np.maximum(scale, least), np.float32)

@@ -39,7 +39,8 @@ class Site:
     `source` is the tensor whose range it takes, `ranging` how that is found; a bias may take the product of the scales
     of `derived_from`. `owner` is the value that the first claiming match gives. `rules` are the settings that had a
     say, the last of them the last word; with `demanded`, one was about this very operator or tensor. `float_type` is
-    the element type of the tensor, which its scale has too, as numpy names it.
+    the element type of the tensor, which its scale has too, as numpy names it; `channel_axis` that of a weight's output
+    channels.
     """
 
     tensor: str
@@ -56,6 +57,7 @@ class Site:
     ranging: Ranging = BY_METHOD
     rules: tuple[str, ...] = ()
     demanded: bool = False
+    channel_axis: int | None = None
 
     @property
     def on_activation(self) -> bool:

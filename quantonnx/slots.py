@@ -55,18 +55,9 @@ def _slot(node: gs.Node, index: int, value: gs.Tensor, point: Point, match: Patt
         index=index,
         tensor=value,
         match=match,
-        declared=tuple(name for name, value in match.declarations.items() if value is point.declaration),
-        position=_position(match, point, side),
+        point=point,
         folded=step.nodes,
     )
-
-
-def _position(match: Pattern, point: Point, side: Side) -> int:
-    if side is Side.STATES:
-        return 1 if point.role is Role.BIAS else 0
-    outputs = side is Side.OUTPUTS
-    same = [p for p in match.qdq_points if p.role.on_activation and (p.role is Role.OUTPUT) == outputs]
-    return next((i for i, p in enumerate(same) if p is point), -1)
 
 
 def axis_of(point: Point, match: Pattern) -> int | None:

@@ -39,14 +39,19 @@ class BiasKind(Enum):
 
 @dataclass(frozen=True)
 class FormatRequest:
-    """A format that a configuration asks for, for a role of an operator; `activation` is the format of the activation
-    that a weight meets there, None where that stays in float. With `dynamic` its scale is found at run time."""
+    """A format that a configuration asks for, for a role at an ONNX operator.
+
+    `activation` is the format of the activation that a weight meets there, None where that stays in float;
+    `channel_axis` is that of the weight's output channels, where the pattern knows it. With `dynamic` the scale of the
+    activation is found at run time.
+    """
 
     format: TensorFormat
     role: Role
     operator: str
     activation: TensorFormat | None = None
     dynamic: bool = False
+    channel_axis: int | None = None
 
 
 @dataclass(frozen=True)

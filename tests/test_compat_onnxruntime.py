@@ -31,7 +31,7 @@ from quantonnx.compat.onnxruntime import (
 )
 from quantonnx.costs import Cost, CostModel
 from quantonnx.demo import model_path
-from quantonnx.errors import ConfigError
+from quantonnx.errors import ConfigError, TargetError
 from quantonnx.target import get_target
 
 NET = (
@@ -239,16 +239,21 @@ def test_outputs_of_a_type_stay_in_float(write) -> None:
 
 
 def test_the_axis_of_a_type(write) -> None:
-    options = {"QDQOpTypePerChannelSupportToAxis": {"Conv": 1}}
+    options = {"QDQOpTypePerChannelSupportToAxis": {"Conv": 0}}
     found = write(per_channel=True, extra_options=options)
-    assert found.at("Conv", 1)[0].shape == (16,)
+    assert found.at("Conv", 1)[0].shape == (32,)
     assert found.at("Gemm", 1)[0].shape == (16,)
     assert write(extra_options=options).at("Conv", 1)[0].shape == ()
 
 
+def test_an_axis_that_gives_wrong_results_is_refused(write) -> None:
+    with pytest.raises(TargetError, match="scales along axis 1 give wrong results"):
+        write(per_channel=True, extra_options={"QDQOpTypePerChannelSupportToAxis": {"Conv": 1}})
+
+
 def test_blocks(write) -> None:
-    found = write(extra_options={"BlockSize": 16})
-    assert found.at("Gemm", 1)[0].shape == (2, 16)
+    with pytest.raises(TargetError, match="8-bit groups beside integer activations fail when run"):
+        write(extra_options={"BlockSize": 16})
 
 
 def test_the_least_range(write) -> None:

@@ -246,12 +246,12 @@ def unsigned_codes(file: File) -> None:
 
 
 @fault("type-refused", "tensorrt", 21)
+@fault("type-refused", "openvino", 21)
 def sixteen_bits_refused(file: File) -> None:
     file.numbers("image", zero=np.int16(0))
 
 
 @fault("runs-as-float", "onnxruntime", 21)
-@fault("runs-as-float", "openvino", 21)
 def sixteen_bits_in_float(file: File) -> None:
     file.numbers("image", zero=np.uint16(0))
 

@@ -54,6 +54,42 @@ def test_all_that_made_a_file():
     }
 
 
+def quantized(samples=None, **options):
+    settings = qx.QuantConfig(keep_slow=True, activation={"calibration_method": "percentile:99"})
+    return qx.quantize(parse(NETWORK), samples, target="onnxruntime", config=settings, **options)
+
+
+def test_a_quantized_file_says_it_all():
+    model = quantized({"image": X}).to_onnx()
+    found = {entry.key.removeprefix("quantonnx."): entry.value for entry in model.metadata_props}
+    assert set(found) == {"version", "target", "model_sha256", "config", "config_sha256", "data", "method"}
+    assert found["method"] == "percentile:99"
+    assert json.loads(found["data"])[0]["samples"] == 5
+
+
+def test_however_the_data_came_the_bytes_are_the_same():
+    expected = quantized({"image": X}).to_model().to_bytes()
+    assert quantized({"image": X}).to_model().to_bytes() == expected
+    one_by_one = quantized([{"image": X[i : i + 1]} for i in range(5)]).to_model()
+    by_loop = quantized(forward_loop=lambda run: [run({"image": X[i : i + 1]}) for i in range(5)]).to_model()
+    kept = quantized(statistics=qx.collect_statistics(parse(NETWORK), {"image": X}, target="onnxruntime")).to_model()
+    told = {model.metadata["quantonnx.data"] for model in (one_by_one, by_loop, kept)}
+    assert told == {quantized({"image": X}).to_model().metadata["quantonnx.data"]}
+
+
+def test_nothing_in_a_file_depends_on_where_it_was_made(tmp_path):
+    written = []
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.onnx").write_bytes(parse(NETWORK).SerializeToString())
+        np.savez(tmp_path / folder / f"{folder}.npz", image=X)
+        data, out = tmp_path / folder / f"{folder}.npz", tmp_path / folder / "out.onnx"
+        options = ["--data", data, "-o", out, "--target", "onnxruntime", "--keep-slow", "--no-speed", "-q"]
+        assert cli.run(["quantize", str(tmp_path / folder / "model.onnx"), *map(str, options)]) == 0
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+
+
 def test_the_order_of_settings_does_not_matter():
     one = described(weight={"n_bits": 4, "symmetric": True}, activation={"signed": True})
     other = described(activation={"signed": True}, weight={"symmetric": True, "n_bits": 4})

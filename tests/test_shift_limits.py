@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import read
+from models import parse, read
 
+import quantonnx as qx
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.model import Model
@@ -259,3 +261,36 @@ def test_a_pair_that_one_reader_has_is_no_ones_elses() -> None:
         for each, n in numbers.items()
     }
     assert shift_limits(model, numbers, numbers).changes == ()
+
+
+BLOCK = """g (float[N,16,8,8] i) => (float[N,32] y)
+<float[16,16,3,3] w, float[16] b, float[16,16,1,1] w2, float[16] b2, float[16,32] w3, float[32] b3>
+{ a = Conv<pads=[1,1,1,1]>(i, w, b) r = Relu(a) c = Conv(r, w2, b2) s = Add(c, i) t = Relu(s)
+  p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(t) m = GlobalAveragePool(p) f = Flatten(m) y = Gemm(f, w3, b3) }"""
+
+
+def test_a_network_in_the_xint8_format_runs_within_the_limits() -> None:
+    proto = parse(BLOCK)
+    weight = next(item for item in proto.graph.initializer if item.name == "w2")
+    tiny = onnx.numpy_helper.to_array(weight) * np.float32(2.0**-14)  # shifts of the bias by more than 15
+    weight.CopyFrom(onnx.numpy_helper.from_array(tiny, "w2"))
+    data = [{"i": np.random.default_rng(0).normal(size=(2, 16, 8, 8)).astype(np.float32)}]
+    fused = qx.transform(proto, target="onnxruntime")
+    config = qx.QuantConfig(preset="xint8", shift_limits=False, keep_slow=True)
+    quantized = qx.calibrate(qx.insert_qdq(fused.model, fused.matches, config), data)
+    assert quantized.parameters is not None
+    limited = shift_limits(quantized.model, quantized.sites, quantized.parameters)
+    assert limited.unmet == ()
+    assert "b2" in {change.tensor for change in limited.changes}
+    wanted = qx.QuantConfig(preset="xint8", keep_slow=True)
+    made = qx.calibrate(qx.insert_qdq(fused.model, fused.matches, wanted), data)
+    assert {site.tensor: float(n.scale) for site, n in (made.parameters or {}).items()} == {
+        site.tensor: float(n.scale) for site, n in limited.parameters.items()
+    }
+    p = found(limited)
+    for i, w, b, o in (("i", "w", "b", "r"), ("r", "w2", "b2", "c")):
+        assert all(holds({"i": p[i], "w": p[w], "b": p[b], "o": p[o]}) for holds in WEIGHTED)
+    assert sum_limits({"i": p["c"], "j": p["i"], "o": p["t"]})
+    assert p["t"] == p["p"] == p["m"]
+    within = replace(quantized, parameters=limited.parameters)
+    assert qx.compare(proto, within.to_onnx(), data).sqnr_db > 10

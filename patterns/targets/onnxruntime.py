@@ -10,9 +10,10 @@ the bias is int32 with the product of the scales.
 from __future__ import annotations
 
 from quantonnx.costs import Cost, CostModel
-from quantonnx.formats import TensorFormat
-from quantonnx.pattern import BIAS, INPUT, OUTPUT, WEIGHT, Pattern
-from quantonnx.target import BiasKind, Target
+from quantonnx.dynamic_formats import activation_refusal, refusal
+from quantonnx.formats import Storage, TensorFormat
+from quantonnx.pattern import BIAS, INPUT, OUTPUT, WEIGHT, Pattern, Role
+from quantonnx.target import BiasKind, FormatRequest, Target
 
 from ..activation import gelus
 from ..attention import ScaledDotProductAttention
@@ -36,6 +37,36 @@ def depthwise(found: Pattern) -> bool:
     """A depthwise Conv moves more than it computes: alone its conversions cost more than integer codes gain, between
     integer operators they make it a third faster."""
     return isinstance(found, ConvBN) and found.conv.attrs.get("group", 1) > 1 and found.weight.shape[1] == 1
+
+
+def no_such_format(asked: FormatRequest) -> str | None:
+    """Why ONNX Runtime has no kernel for a format, or gives wrong results with it (`benchmarks/format_combinations.py`
+    shows which), and what to use; or None."""
+    fmt = asked.format
+    if asked.role.on_activation:
+        if asked.dynamic:
+            return activation_refusal(fmt)
+        return "files with float8 activations do not load there; use int8 or uint8" if fmt.float8 else None
+    if asked.role is Role.BIAS or asked.activation is None:
+        return None
+    if asked.dynamic:
+        return refusal(asked.operator, fmt)
+    if asked.activation.n_bits > 8:
+        wide = fmt.n_bits > 8 and not fmt.float8
+        return "16-bit weights overflow its int32 biases beside 16-bit activations; use 8 bits" if wide else None
+    return _beside_integers(asked)
+
+
+def _beside_integers(asked: FormatRequest) -> str | None:
+    fmt, native = asked.format, asked.format.storage is Storage.NATIVE
+    if fmt.float8 or (native and fmt.n_bits == 2):
+        kind = "float8" if fmt.float8 else "native 2-bit"
+        return f"files with {kind} weights beside integer activations do not load there; use int8 (`storage: narrowed`)"
+    if fmt.group_size and not (native and fmt.n_bits == 4) and fmt.n_bits <= 8:
+        return "8-bit groups beside integer activations fail when run there; say `activation: null`, or `per_channel`"
+    if not fmt.group_size and fmt.axis is not None and asked.channel_axis not in (None, fmt.axis):
+        return f"scales along axis {fmt.axis} give wrong results there; output channels are axis {asked.channel_axis}"
+    return None
 
 
 def _convolution(points_of: type[ConvBN]) -> type[Pattern]:
@@ -105,4 +136,5 @@ target = Target(
         {"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"}
     ),
     costs=costs,
+    refuses=no_such_format,
 )

@@ -9,9 +9,9 @@ weights turn the kernel back into float), the bias stays float.
 from __future__ import annotations
 
 from quantonnx.costs import Cost, CostModel
-from quantonnx.formats import TensorFormat
-from quantonnx.pattern import INPUT, Pattern
-from quantonnx.target import BiasKind, Target
+from quantonnx.formats import Storage, TensorFormat
+from quantonnx.pattern import INPUT, Pattern, Role
+from quantonnx.target import BiasKind, FormatRequest, Target
 
 from ..activation import gelus
 from ..attention import ScaledDotProductAttention
@@ -26,6 +26,26 @@ def transposed_convolution(found: Pattern) -> str | None:
     """ConvTranspose is an integer kernel with symmetric activations and one scale for the whole weight only."""
     if isinstance(found, ConvBN) and found.conv.op == "ConvTranspose":
         return f"ConvTranspose {found.conv.name!r} has no integer kernel in OpenVINO for uint8 activations"
+    return None
+
+
+def no_such_format(asked: FormatRequest) -> str | None:
+    """Why OpenVINO does not take a format, or computes worse with it than with 8 bits, and what to use; or None."""
+    fmt, native = asked.format, asked.format.storage is Storage.NATIVE
+    if asked.role is Role.BIAS:
+        return "its biases are float; say `bias: null`"
+    if asked.dynamic:
+        return "it computes dynamic activations in float; leave `dynamic` out"
+    if fmt.float8:
+        return "it has no float8 kernels on CPUs; use int8 or uint8"
+    if asked.role.on_activation:
+        wide = "it runs 16-bit activations as dynamic int8, which is less exact than 8 bits; use 8"
+        return wide if fmt.n_bits > 8 else None
+    if native and fmt.n_bits == 2:
+        return "it does not load int2; use `storage: narrowed`"
+    by_channel = fmt.group_size is None and fmt.axis is not None
+    if native and by_channel and asked.channel_axis not in (None, fmt.axis):
+        return f"int4 with scales along axis {fmt.axis} crashes it; the output channels are axis {asked.channel_axis}"
     return None
 
 
@@ -68,4 +88,5 @@ target = Target(
     rules=(transposed_convolution,),
     transparent=frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}),
     costs=costs,
+    refuses=no_such_format,
 )

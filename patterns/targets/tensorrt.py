@@ -59,8 +59,8 @@ def no_such_format(asked: FormatRequest) -> str | None:
 def _no_such_weight(asked: FormatRequest) -> str | None:
     fmt = asked.format
     native = fmt.storage is Storage.NATIVE
-    if fmt.group_size and not (native and fmt.n_bits == 4 and fmt.group_size in (64, 128)):
-        return "its groups are of 64 or 128 values of native int4; say `n_bits: 4`, `storage: native`"
+    if (fmt.group_size or native) and not (native and fmt.n_bits == 4 and fmt.group_size in (64, 128)):
+        return "its int4 is native, in groups of 64 or 128; say `n_bits: 4, storage: native, group_size: 128`"
     if native and fmt.n_bits == 4 and asked.activation is not None:
         return "native int4 is for weights alone; say `activation: null`, or `storage: narrowed`"
     return None

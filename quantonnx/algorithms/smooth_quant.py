@@ -66,8 +66,9 @@ def smooth(
 ) -> Smoothing:
     """Returns the fused float model smoothed by what samples show; nothing is run where no norm can be smoothed.
 
-    `samples` and `forward_loop` are those of `calibrate`, `alpha` and `scale_clamp_min` those of `smooth_by`. Samples
-    are read once here and once more to calibrate, so they must be readable twice.
+    `samples` and `forward_loop` are those of `calibrate`, `alpha`, `scale_clamp_min` and `skip` those of `smooth_by`.
+    Samples are read here, and once more to calibrate: an iterator that is spent then raises DataError. Raises what
+    `smooth_by` raises, and CalibrationError for a norm whose result holds NaN or infinity.
     """
     wanted = maxima_needed(model, skip)
     maxima: dict[str, Array] = {}

@@ -23,6 +23,8 @@ LARGEST_REARRANGED = 750_000_000
 """Bytes of weights beyond which ONNX Runtime may not keep them a second time, rearranged for speed."""
 
 _QUIET = 4
+_NO_KERNEL = "float8e4m3fn"
+"""What an error names where optimizers move float8 pairs to operators that take none; as it stands, the file loads."""
 
 
 def open_session(
@@ -93,6 +95,8 @@ def load_session(
             loaded, options, providers=["CPUExecutionProvider"], enable_fallback=0, disabled_optimizers=list(disabled)
         )
     except Exception as error:
+        if optimize and _NO_KERNEL in str(error):
+            return load_session(source, threads, optimize=False, bounded=bounded, disabled=disabled)
         raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
 
 

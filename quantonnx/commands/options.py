@@ -222,6 +222,11 @@ class SampleOptions:
     ] = None
     rgb: Annotated[bool, typer.Option("--rgb/--bgr", help="Order of colours.", rich_help_panel=_IMAGES)] = True
 
+    @property
+    def given(self) -> bool:
+        """True where there is any."""
+        return self.data is not None or self.random_data is not None
+
     def check(self, command: str) -> None:
         """Raises DataError where there is no data, or two sorts of it."""
         if self.data is None and self.random_data is None:

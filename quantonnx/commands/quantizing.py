@@ -74,12 +74,13 @@ def quantize(
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
-    remembered.check("quantize", source, output)
+    settings = numbers.build()
+    remembered.check("quantize", source, output, needs_data=not settings.only_weights)
     if max_drop is not None and eval_data is None:
         raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")
-    settings = numbers.build()
     job = _Job(run, model, output, compiler, source, remembered)
     placed = job.place(plan, settings)
+    remembered.check("quantize", source, output, needs_data=placed.needs_samples)
     samples, evaluation = job.open_samples(placed.model, eval_data)
     calibrated = job.calibrate(placed, samples)
     job.write(calibrated)
@@ -150,9 +151,9 @@ class _Job:
             )
 
     def open_samples(self, model: Model, eval_data: Path | None) -> tuple[Samples, Samples | None]:
-        """Opens the data of calibration (with statistics, something to time) and, before the long work, that of
+        """Opens the data of calibration (where none is needed, something to time) and, before the long work, that of
         evaluation."""
-        source = replace(self.source, random_data=1) if self.remembered.statistics else self.source
+        source = self.source if self.source.given else replace(self.source, random_data=1)
         samples = source.open(model)
         if self.source.random_data:
             self.run.note("calibrating on random data: ranges and accuracy mean nothing, give --data for real use")
@@ -164,7 +165,6 @@ class _Job:
         """Runs the float model over the samples."""
         from quantonnx import summary
         from quantonnx.quantized import calibrate
-        from quantonnx.reusing import calibrate_from
         from quantonnx.surveying import survey
 
         with self.run.stage("calibrate", "calibrate") as stage:
@@ -177,10 +177,12 @@ class _Job:
 
             collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
             statistics = self.remembered.gather(collect, self.output)
-            if statistics is None:
+            if not self.source.given and statistics is None:
+                calibrated = calibrate(placed)
+            elif statistics is None:
                 calibrated = calibrate(placed, samples, progress=progress)
             else:
-                calibrated, seen = calibrate_from(placed, statistics), statistics.samples
+                calibrated, seen = calibrate(placed, statistics=statistics), statistics.samples
             stage.detail = f"{seen} samples"
         self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
         return calibrated

@@ -41,9 +41,9 @@ class StatisticsOptions:
         ),
     ] = None
 
-    def check(self, command: str, source: SampleOptions, output: OutOptions) -> None:
+    def check(self, command: str, source: SampleOptions, output: OutOptions, *, needs_data: bool = True) -> None:
         """Raises, before any work, where there is neither data nor statistics, or both, or no place for the file."""
-        if not self.statistics:
+        if not self.statistics and (needs_data or source.given or self.save_statistics is not None):
             source.check(command)
         given = {"--data": source.data, "--random-data": source.random_data, "--samples": source.samples}
         for option, value in given.items() if self.statistics else ():

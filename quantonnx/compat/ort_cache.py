@@ -15,7 +15,6 @@ from quantonnx.compat.files import read_encodings
 from quantonnx.compat.ort_ranges import write_ranges
 from quantonnx.errors import ConfigError
 from quantonnx.quantized import QuantizedModel, calibrate, with_statistics
-from quantonnx.reusing import calibrate_from
 from quantonnx.surveying import survey
 
 _STATISTICS = ".npz"
@@ -39,7 +38,7 @@ class Cache:
     def calibrate(self, placed: QuantizedModel, samples: Any) -> QuantizedModel:
         """Returns the calibrated model: from the file where there is one, else from samples, which are kept there."""
         if self.path is not None and self.exists:
-            return calibrate_from(placed, self.path) if self._of_statistics else with_statistics(placed, {})
+            return calibrate(placed, statistics=self.path) if self._of_statistics else with_statistics(placed, {})
         if samples is None:
             raise ConfigError(
                 "there is no calibration_data_reader", "give one, or a calibration_cache_path that exists"
@@ -49,7 +48,7 @@ class Cache:
         if self._of_statistics:
             statistics: Statistics = survey(placed.model, samples)
             statistics.save(self.path)
-            return calibrate_from(placed, statistics)
+            return calibrate(placed, statistics=statistics)
         calibrated = calibrate(placed, samples)
         self.path.write_text(_ranges(calibrated), encoding="utf-8")
         return calibrated

@@ -116,6 +116,12 @@ class QuantConfig(Strict):
         beneath = [(f"preset {self.preset}", _preset_spec(preset[kind]))] if kind in preset else []
         return [*beneath, (kind, getattr(self, kind))]
 
+    @property
+    def only_weights(self) -> bool:
+        """True where activations are off, whatever rules say of some."""
+        said = [spec for _, spec in self.globally("activation") if spec is None or spec.said()]
+        return bool(said) and said[-1] is None
+
     @classmethod
     def load(cls, path: str | Path) -> QuantConfig:
         """Reads a YAML, TOML or JSON file; ConfigError names the key that is wrong."""

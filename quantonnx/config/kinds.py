@@ -32,6 +32,8 @@ def check_activation(spec: TensorQuantConfig | None, where: str) -> None:
 def check_weight(spec: TensorQuantConfig | None, where: str) -> None:
     """Raises ConfigError for a setting that only activations have."""
     _refuse(spec, where, _OF_ACTIVATIONS)
+    if spec is not None and spec.is_int32 and not where.endswith("bias"):
+        raise ConfigError(f"{where}.dtype is 'int32'", "that is for a bias; weights have 2 to 16 bits")
 
 
 def _refuse(spec: TensorQuantConfig | None, where: str, reasons: dict[str, str]) -> None:

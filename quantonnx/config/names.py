@@ -18,8 +18,9 @@ class NameRules:
         names = tuple(names)
         self.where = where
         self.optional = frozenset(optional)
-        self.exact = tuple(name for name in names if not name.startswith(REGEX))
+        self.exact = {name: place for place, name in enumerate(names) if not name.startswith(REGEX)}
         self.patterns = {name: compiled(name, where) for name in names if name.startswith(REGEX)}
+        self._found: dict[str, frozenset[str]] = {}
 
     def check(self, known: Iterable[str]) -> None:
         """Raises ConfigError for a rule that matches none of `known`, with the nearest names."""
@@ -37,11 +38,17 @@ class NameRules:
 
     def all(self, names: Iterable[str]) -> Iterator[str]:
         """Yields the rules that match one of `names`: exact ones first, then patterns in the order of writing."""
-        names = tuple(names)
-        yield from (rule for rule in self.exact if rule in names)
-        for rule, pattern in self.patterns.items():
-            if any(pattern.search(name) for name in names):
-                yield rule
+        names = dict.fromkeys(names)
+        yield from sorted((name for name in names if name in self.exact), key=self.exact.__getitem__)
+        if self.patterns:
+            found = frozenset().union(*map(self._expressions, names))
+            yield from (rule for rule in self.patterns if rule in found)
+
+    def _expressions(self, name: str) -> frozenset[str]:
+        """The expressions that match a name, remembered: a name is asked about at every tensor around it."""
+        if name not in self._found:
+            self._found[name] = frozenset(rule for rule, pattern in self.patterns.items() if pattern.search(name))
+        return self._found[name]
 
 
 def compiled(name: str, where: str) -> re.Pattern[str]:

@@ -91,6 +91,7 @@ class TensorQuantConfig(Strict):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> TensorQuantConfig:
         said = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        said -= set() if self.dynamic else {"dynamic"}
         for one, other in _CONTRADICTIONS:
             if {one, other} <= said:
                 raise ValueError(f"{one} and {other} are both said: give one of them")
@@ -112,7 +113,7 @@ class TensorQuantConfig(Strict):
         """Returns what is said, `dtype` spelled out as `n_bits`, `signed` and `float8`, and what follows from it."""
         names = (name for name in type(self).model_fields if getattr(self, name) is not None)
         found = {name: getattr(self, name) for name in names if name not in ("dtype", "optional")}
-        found |= _of_dtype(self.dtype) if self.dtype and not self.is_int32 else {}
+        found |= {"n_bits": None, "int32": True} if self.is_int32 else _of_dtype(self.dtype) if self.dtype else {}
         if self.n_bits is not None:
             found.setdefault("float8", False)
         if self.symmetric is not None:

@@ -1,0 +1,44 @@
+"""The Q/DQ model itself: the opset that its formats need, operators that are dynamic, then pairs and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from quantonnx.dynamic import NEEDED_OPSET, insert_dynamic
+from quantonnx.formats import Parameters
+from quantonnx.insertion import insert_pairs, needed_opset
+from quantonnx.model import Model
+from quantonnx.pattern import Edge
+from quantonnx.sites import Site
+
+
+def assembled(
+    model: Model,
+    sites: tuple[Site, ...],
+    parameters: Mapping[Site, Parameters],
+    *,
+    float_weights: bool = False,
+    contrib: bool = False,
+) -> Model:
+    """Returns the quantized model of a fused float one; `float_weights` and `contrib` are those of `insert_pairs`."""
+    dynamic = [site for site in sites if site.ranging.dynamic]
+    static = tuple(site for site in sites if not site.ranging.dynamic)
+    needed = max(needed_opset(static, contrib=contrib), NEEDED_OPSET if dynamic else 0)
+    made = model.with_opset(needed)
+    weights = [site for site in static if site.is_weight]
+    replaced = insert_dynamic(made, dynamic, weights, parameters) if dynamic else frozenset()
+    left = dict(_left(static, replaced))
+    numbers = {site: parameters[known] for known, site in left.items()}
+    insert_pairs(made, tuple(numbers), numbers, float_weights=float_weights, contrib=contrib)
+    return made
+
+
+def _left(sites: Iterable[Site], replaced: frozenset[Edge]) -> Iterator[tuple[Site, Site]]:
+    """Each site with what is left of it: operators that compute on codes already read no pair."""
+    for site in sites:
+        edges = tuple(edge for edge in site.edges if edge not in replaced)
+        if len(edges) == len(site.edges):
+            yield site, site
+        elif edges:
+            yield site, replace(site, edges=edges)
