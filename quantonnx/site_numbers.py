@@ -41,7 +41,8 @@ class SiteNumbers:
         fixed = self._fixed(site)
         if fixed is None:
             low, high = site.ranging.range or site.format.extremes(self._values(site))
-            fixed = site.format.parameters(low, high, site.float_type)
+            least = low + np.float32(site.ranging.min_range or 0)
+            fixed = site.format.parameters(low, np.maximum(high, least), site.float_type)
         self._keep(site, fixed)
 
     def widen_for_bias(self, site: Site) -> None:
