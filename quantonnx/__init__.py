@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.ranges import Method as CalibrationMethod
-    from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
+    from quantonnx.config import OpsToSkip, QuantConfig, SmoothQuantConfig, TensorQuantConfig
     from quantonnx.costs import Cost, CostModel
     from quantonnx.drawing import draw, draw_before_after
     from quantonnx.errors import (
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
     from quantonnx.rewriting import make_plan, transform
     from quantonnx.surveying import collect_statistics
-    from quantonnx.target import BiasKind, Target, get_target, known_targets
+    from quantonnx.target import BiasKind, FormatRequest, Target, get_target, known_targets
     from quantonnx.verification import compare
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "DataError",
+    "FormatRequest",
     "Mismatch",
     "Model",
     "ModelError",
@@ -76,6 +77,7 @@ __all__ = [
     "QuantConfig",
     "QuantizedModel",
     "QuantonnxError",
+    "SmoothQuantConfig",
     "Statistics",
     "Target",
     "TargetError",
@@ -106,6 +108,7 @@ _HOMES = {
     "quantonnx.config": (
         "OpsToSkip",
         "QuantConfig",
+        "SmoothQuantConfig",
         "TensorQuantConfig",
     ),
     "quantonnx.costs": (
@@ -159,6 +162,7 @@ _HOMES = {
     "quantonnx.surveying": ("collect_statistics",),
     "quantonnx.target": (
         "BiasKind",
+        "FormatRequest",
         "Target",
         "get_target",
         "known_targets",
