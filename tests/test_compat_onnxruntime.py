@@ -40,6 +40,10 @@ NET = (
     "c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r1) "
     "c2 = Conv<pads=[1,1,1,1]>(m, w2, b2) s = Sigmoid(c2) p = GlobalAveragePool(s) f = Flatten(p) y = Gemm(f, v, d) }"
 )
+NORM = (
+    "agraph (float[1,16,64] x) => (float[1,16,32] y) <float[64] gamma, float[64] beta, float[64,32] w> { "
+    "n = LayerNormalization<axis=-1>(x, gamma, beta) y = MatMul(n, w) }"
+)
 
 
 class Reader(CalibrationDataReader):
@@ -263,17 +267,27 @@ def test_the_least_range(write) -> None:
 
 
 def test_smooth_quant(write) -> None:
-    graph = (
-        "agraph (float[1,16,64] x) => (float[1,16,32] y) <float[64] gamma, float[64] beta, float[64,32] w> { "
-        "n = LayerNormalization<axis=-1>(x, gamma, beta) y = MatMul(n, w) }"
-    )
     options = {"SmoothQuant": True, "SmoothQuantAlpha": 0.9, "SmoothQuantFolding": True}
     arguments = {"op_types_to_quantize": ["MatMul"]}
-    smooth = write(graph, Reader((1, 16, 64)), extra_options=options, **arguments)
-    plain = write(graph, Reader((1, 16, 64)), **arguments)
+    smooth = write(NORM, Reader((1, 16, 64)), extra_options=options, **arguments)
+    plain = write(NORM, Reader((1, 16, 64)), **arguments)
     assert float(smooth.at("MatMul")[0]) < 0.8 * float(plain.at("MatMul")[0])
-    other = write(graph, Reader((1, 16, 64)), extra_options={**options, "SmoothQuantAlpha": 0.1}, **arguments)
+    other = write(NORM, Reader((1, 16, 64)), extra_options={**options, "SmoothQuantAlpha": 0.1}, **arguments)
     assert float(other.at("MatMul")[0]) > float(smooth.at("MatMul")[0])
+
+
+def test_smooth_quant_reads_a_reader_without_a_length(tmp_path) -> None:
+    class Bare(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter(Reader((1, 16, 64)).feeds)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    out = tmp_path / "q.onnx"
+    options = {"op_types_to_quantize": ["MatMul"], "extra_options": {"SmoothQuant": True}}
+    quantize_static(parse(NORM), out, Bare(), **options)
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(out).graph.node)
 
 
 def test_operators_of_onnx_runtimes_domain(write) -> None:

@@ -91,7 +91,7 @@ def quantize_static(
     placed = _placed(fused, settings, selection)
     samples = _samples(calibration_data_reader, options.get("CalibStridedMinMax"))
     if samples is not None and options.get("SmoothQuant"):
-        samples = list(samples if isinstance(samples, Iterator) else iter(samples.get_next, None))  # read twice
+        samples = _kept(samples)
     calibrated = cache.calibrate(placed, samples)
     calibrated.save(model_output, force=True, external_data=bool(use_external_data_format))
 
@@ -119,6 +119,11 @@ def _strides(reader: Any, stride: int) -> Iterator[Any]:
     for start in range(0, len(reader), stride):
         reader.set_range(start_index=start, end_index=start + stride)
         yield from iter(reader.get_next, None)
+
+
+def _kept(samples: Any) -> list[Any]:
+    """All samples, which smoothing and then calibration read; `list` would ask a reader for a length that few have."""
+    return list(iter(samples.get_next, None) if hasattr(samples, "get_next") else samples)
 
 
 @dataclass
