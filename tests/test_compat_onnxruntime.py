@@ -44,6 +44,10 @@ NORM = (
     "agraph (float[1,16,64] x) => (float[1,16,32] y) <float[64] gamma, float[64] beta, float[64,32] w> { "
     "n = LayerNormalization<axis=-1>(x, gamma, beta) y = MatMul(n, w) }"
 )
+DEAD = (
+    "agraph (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,4,3,3] w1, float[4] b1 = {-999,-999,-999,-999}, "
+    "float[4,4,3,3] w2> { c = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(c) y = Conv<pads=[1,1,1,1]>(r, w2) }"
+)
 
 
 class Reader(CalibrationDataReader):
@@ -411,6 +415,35 @@ def test_ranges_that_onnx_runtime_kept(tmp_path: Path) -> None:
     quantize_static(parse(conv), tmp_path / "q.onnx", None, calibration_cache_path=cache, **arguments)
     scale, zero_point = Written(onnx.load(tmp_path / "q.onnx")).at("Conv")
     assert (float(scale), int(zero_point)) == (pytest.approx(5.1 / 255), -28)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "options"),
+    [
+        (NET, (1, 16, 24, 24), {"TensorQuantOverrides": {"x": [{"quant_type": "QUInt8"}]}}),
+        (DEAD, (1, 4, 8, 8), {}),
+        (NORM, (1, 16, 64), {"SmoothQuant": True, "SmoothQuantAlpha": 0.9}),
+    ],
+    ids=["override", "dead", "smooth"],
+)
+def test_a_range_cache_gives_the_same_numbers_again(tmp_path, model, shape, options) -> None:
+    found = []
+    for name in ("a.onnx", "b.onnx"):
+        arguments = {"op_types_to_quantize": ["Conv", "MatMul"], "calibration_cache_path": tmp_path / "cache.json"}
+        quantize_static(parse(model), tmp_path / name, Reader(shape), extra_options=options, **arguments)
+        values = onnx.load(tmp_path / name).graph.initializer
+        found.append({v.name: numpy_helper.to_array(v).tolist() for v in values if v.name.endswith(("scale", "point"))})
+    assert found[0] == found[1]
+    assert found[0]
+
+
+def test_smoothing_and_kept_statistics_exclude_each_other(tmp_path) -> None:
+    arguments = {"extra_options": {"SmoothQuant": True}, "calibration_cache_path": tmp_path / "cache.npz"}
+    with pytest.raises(ConfigError, match="calibration_cache_path keeps statistics"):
+        quantize_static(
+            parse(NORM), tmp_path / "q.onnx", Reader((1, 16, 64)), op_types_to_quantize=["MatMul"], **arguments
+        )
+    assert not (tmp_path / "cache.npz").exists()
 
 
 def test_the_output_is_overwritten_and_weights_go_beside_it(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def quantize_static(
     )
     translate(options, settings)
     cache = Cache(calibration_cache_path)
-    settings.others["tensors"] = cache.rules() | settings.others.get("tensors", {})
+    settings.others["tensors"] = cache.beneath(settings.others.get("tensors", {}))
     selection = Selection(
         source,
         nodes_to_quantize or (),
