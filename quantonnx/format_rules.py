@@ -24,12 +24,13 @@ def activation_format(base: TensorFormat, said: Mapping[str, Any]) -> TensorForm
 def weight_format(base: TensorFormat, said: Mapping[str, Any], axis: int | None, rank: int) -> TensorFormat:
     """Returns the format of a weight whose output channels are along `axis`, None where it has none."""
     fmt = _changed(base, said)
-    if "axis" in said:
-        if not -rank <= said["axis"] < rank:
-            raise ConfigError(f"axis is {said['axis']}", f"the weight has {rank} axes")
-        axis = said["axis"] % rank
+    told = said.get("axis")
+    if told is not None and not -rank <= told < rank:
+        raise ConfigError(f"axis is {told}", f"the weight has {rank} axes")
     if said.get("group_size") is not None:
-        return replace(fmt, axis=_summed_axis(axis, rank), group_size=said["group_size"])
+        along = _summed_axis(axis, rank) if told is None else told % rank
+        return replace(fmt, axis=along, group_size=said["group_size"])
+    axis = axis if told is None else told % rank
     by_channel = said.get("per_channel", base.axis is not None or "axis" in said)
     wanted = axis if by_channel else None
     return fmt if wanted == fmt.axis else replace(fmt, axis=wanted)
@@ -38,7 +39,7 @@ def weight_format(base: TensorFormat, said: Mapping[str, Any], axis: int | None,
 def _summed_axis(axis: int | None, rank: int) -> int:
     """The axis along which an operator sums: the second for weights whose channels come first, else the one before."""
     if axis is None or rank < 2:
-        raise ConfigError("group_size is given for a weight without an axis to sum over", "leave it out")
+        raise ConfigError("group_size is given for a weight without an axis to sum over", "give `axis` too")
     return 1 if axis % rank == 0 else axis % rank - 1
 
 

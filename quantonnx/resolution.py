@@ -124,10 +124,13 @@ class Outcome:
             self.on = level.spec is not None
             self.demanded = self.on and above_global
             self.rules = (*self.rules, level.rule)
+        was_grouped = "group_size" in self.said
         anew = {name for name, value in found.items() if value is not False or name == "per_channel"}
         for alternatives in _ONE_OF:
             if alternatives & anew:
                 self.said = {name: value for name, value in self.said.items() if name not in alternatives}
+        if "group_size" in anew or ("per_channel" in anew and was_grouped):  # groups and channels lie along other axes
+            self.said.pop("axis", None)
         self.said |= found
 
 

@@ -439,6 +439,16 @@ def test_configuration_says_activations_fixed_and_weights_by_format() -> None:
     assert {left.name for left in written.left} == {"weight", "bias", "inner", "matrix", "offset"}
 
 
+def test_a_configuration_divides_weights_into_groups_as_the_model_does() -> None:
+    model = parse("agraph (float[2,64] x) => (float[2,32] y) <float[64,32] w> { y = MatMul(x, w) }")
+    asked = {"n_bits": 4, "storage": "native", "group_size": 16}
+    first = qx.quantize(model, target="onnxruntime", config=qx.QuantConfig(activation=None, weight=asked))
+    config, _ = to_config(model_encodings(first.to_onnx().SerializeToString()).encodings)
+    again = qx.quantize(model, target="onnxruntime", config=qx.QuantConfig(activation=None, **config))
+    divided = [(site.format.axis, site.format.group_size) for found in (first, again) for site in found.sites]
+    assert divided == [(0, 16), (0, 16)]
+
+
 @pytest.mark.parametrize(
     ("encoding", "rule"),
     [

@@ -409,6 +409,8 @@ WEIGHTS = [
     ({"axis": 1}, 1, (16,), 0),
     ({"per_channel": True, "axis": -3}, 1, (16,), 0),
     ({"group_size": 8}, 1, (16, 2, 3, 3), 8),
+    ({"group_size": 8, "axis": 0}, 0, (2, 16, 3, 3), 8),
+    ({"group_size": 8, "axis": -3}, 1, (16, 2, 3, 3), 8),
 ]
 
 
@@ -429,6 +431,18 @@ def test_a_channel_is_said_over_a_group_and_a_group_over_a_channel() -> None:
     assert (found.reads["first", 1].block_size, found.reads["second", 1].block_size) == (8, 0)
     assert found.reads["second", 1].scale.shape == (16,)
     assert {found.codes_of("first", 1), found.codes_of("second", 1)} == {"int4"}
+
+
+def test_an_axis_is_that_of_the_channels_or_that_of_the_groups() -> None:
+    def said_over(weight: dict[str, Any], over: dict[str, Any]) -> tuple[int | None, int]:
+        rule = {"op_names": {"second": {"states": {"weight": over}}}}
+        pair = written(NET, FREE, preset="w8", weight=weight, **rule).reads["second", 1]
+        return pair.axis, pair.block_size
+
+    assert said_over({"group_size": 8, "axis": 1}, {"per_channel": True}) == (0, 0)
+    assert said_over({"axis": 0}, {"group_size": 8}) == (1, 8)
+    assert said_over({"group_size": 8}, {"axis": 0}) == (0, 8)
+    assert said_over({"axis": 1}, {"per_channel": True}) == (1, 0)
 
 
 def test_a_preset_is_beneath_all_that_is_said() -> None:

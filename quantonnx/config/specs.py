@@ -41,7 +41,7 @@ class TensorQuantConfig(Strict):
     `int32` for a bias). `symmetric` pins zero to one code, 0 for signed integers; said without a sign, symmetric is
     signed and asymmetric is unsigned. `narrow_range` drops the lowest code of signed integers.
     `per_channel` gives each output channel of a weight its own scale, along `axis` where the pattern's is not meant;
-    `group_size` gives one to that many values along the axis that an operator sums over.
+    `group_size` gives one to that many values along the axis that an operator sums over, or along `axis`.
     `scale_type` restricts scales; `rounding` (with `seed`) is for weights; `storage` chooses between narrowed codes
     and native int4 or int2. `dynamic` leaves range and scale of an activation to run time.
     `calibration_method` is one of `minmax`, `moving_average`, `percentile[:99.99]`, `entropy`, `mse` (= `histogram`),
