@@ -43,7 +43,8 @@ def _points(pattern: type[Pattern], text: str) -> Sequence[Point]:
     where = f"patterns.{pattern.__name__}.qdq_points"
     role, name = _parsed(where, text)
     if name is not None and name not in pattern.declarations:
-        raise ConfigError(f"{where}: {pattern.__name__} declares no {name!r}", near(name, pattern.declarations))
+        hint = near(name, pattern.declarations) or f"it declares {', '.join(pattern.declarations)}"
+        raise ConfigError(f"{where}: {pattern.__name__} declares no {name!r}", hint)
     declared = _declared(pattern, role)
     if name is not None:
         wanted = pattern.declarations[name]

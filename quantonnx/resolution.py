@@ -10,6 +10,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from quantonnx.config import NameRules, OperatorRule, QuantConfig, Slots, TensorQuantConfig
+from quantonnx.config.kinds import check_activation, check_weight
 from quantonnx.config.presets import SPECS
 from quantonnx.config.rules import OTHERS
 from quantonnx.formal_names import formal_name
@@ -173,7 +174,9 @@ class Resolver:
         yield from self._boundaries(slot)
 
     def _of_tensor(self, slot: Slot) -> Iterator[Said]:
+        check = check_activation if slot.kind == "activation" else check_weight
         for name in _lowest_first(self._names["tensors"], (slot.tensor.name,)):
+            check(self.config.tensors[name], f"tensors.{name}")
             yield Said(f"tensors.{name}", self.config.tensors[name])
         if slot.tensor.name in self.config.fixed and slot.kind == "activation":
             given = self.config.fixed[slot.tensor.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from quantonnx.config import NameRules, OperatorRule, QuantConfig
@@ -41,6 +42,7 @@ def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
         for name, rule in rules.items():
             if rule is not None and found[name]:
                 _check_slots(f"{section}.{name}", rule, found[name], opset)
+    _check_known_ranges(model, config)
     _check_tensor_names(model, config)
     _check_modules(model, config)
     _check_patterns(matches, config)
@@ -90,6 +92,14 @@ def _check_key(where: str, key: int | str, indices: Collection[int], names: Coll
     raise ConfigError(f"{where} has no {key!r}", near(str(key), names) or f"there are {shown}")
 
 
+def _check_known_ranges(model: Model, config: QuantConfig) -> None:
+    """An operator may be absent, as presets name what is common; but there must be such a one."""
+    strange = config.known_ranges.keys() - {node.op for node in model.graph.nodes}
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain} if strange else set()
+    for name in sorted(strange - known):
+        raise ConfigError(f"known_ranges: there is no operator {name!r}", near(name, known))
+
+
 def _check_tensor_names(model: Model, config: QuantConfig) -> None:
     optional = [name for name, rule in config.tensors.items() if rule is not None and rule.optional]
     known = model.tensors()
@@ -125,7 +135,8 @@ def _check_patterns(matches: Matches, config: QuantConfig) -> None:
                 f"patterns: {target} has no pattern {name!r}", near(name, known) or "see `quantonnx targets`"
             )
         if name not in used and not (rule is not None and rule.optional):
-            raise ConfigError(f"patterns: {name} matches nothing in the model", near(name, used))
+            hint = near(name, used) or f"those that do are {', '.join(sorted(used)) or 'none'}"
+            raise ConfigError(f"patterns: {name} matches nothing in the model", hint)
         for side in ("inputs", "outputs", "states"):
             for key in getattr(rule, side, None) or ():
                 _check_key(f"patterns.{name}.{side}", key, *_keys_of(known[name], Side(side)))

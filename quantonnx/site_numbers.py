@@ -41,7 +41,8 @@ class SiteNumbers:
         fixed = self._fixed(site)
         if fixed is None:
             low, high = site.ranging.range or site.format.extremes(self._values(site))
-            fixed = site.format.parameters(low, high, site.float_type)
+            least = low + np.float32(site.ranging.min_range or 0)
+            fixed = site.format.parameters(low, np.maximum(high, least), site.float_type)
         self._keep(site, fixed)
 
     def widen_for_bias(self, site: Site) -> None:
@@ -95,7 +96,7 @@ class SiteNumbers:
             return None
         where, fmt = site.rules[-1] if site.rules else site.source, site.format
         scale, zero_point = np.asarray(site.ranging.scale, np.float64), np.asarray(site.ranging.zero_point or 0)
-        self._check_shape(site, where, scale)
+        self._check_shape(site, where, scale, zero_point)
         if fmt.float8 and zero_point.any():
             raise ConfigError(f"{where}: {site.tensor!r} has a zero point, and float8 has none", "leave it out")
         if not fmt.float8 and not ((fmt.qmin <= zero_point) & (zero_point <= fmt.qmax)).all():
@@ -111,12 +112,19 @@ class SiteNumbers:
             raise ConfigError(lost, "give another one")
         return Parameters(stored, np.broadcast_to(zero_point, scale.shape).astype(fmt.dtype))
 
-    def _check_shape(self, site: Site, where: str, scale: np.ndarray[Any, Any]) -> None:
+    def _check_shape(
+        self, site: Site, where: str, scale: np.ndarray[Any, Any], zero_point: np.ndarray[Any, Any]
+    ) -> None:
         fmt, shape = site.format, self.tensors[site.tensor].shape
+        if fmt.group_size:
+            raise ConfigError(f"{where}: {site.tensor!r} has scales per group", "say `per_channel` beside `scale`")
         wanted = () if fmt.axis is None else (shape[fmt.axis],)
         if scale.shape not in ((), wanted) or (fmt.axis is None and scale.shape):
             expected = f"expected {wanted[0]} numbers" if wanted else "expected one number"
             raise ConfigError(f"{where}: {site.tensor!r} has {scale.size} scales", expected)
+        if zero_point.shape not in ((), scale.shape):
+            expected = f"expected one, or {scale.size}" if scale.shape else "expected one"
+            raise ConfigError(f"{where}: {site.tensor!r} has {zero_point.size} zero points", expected)
 
 
 def _raised(scale: np.ndarray[Any, Any], least: np.ndarray[Any, Any], fmt: TensorFormat) -> np.ndarray[Any, Any]:

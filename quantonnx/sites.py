@@ -225,8 +225,11 @@ def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
     if wanted not in leaders:
         raise ConfigError(f"{where}, on which no pair of its own stands", near(wanted, leaders))
     further = leaders[wanted].ranging.share_with
+    if wanted == claim.tensor:
+        raise ConfigError(f"{where} itself", "name another tensor, or leave it out")
     if further:
-        raise ConfigError(f"{where}, which shares with {further!r} itself", f"share with {further!r}")
+        hint = f"share with {further!r}" if further != claim.tensor else "let one of the two have numbers of its own"
+        raise ConfigError(f"{where}, which shares with {further!r} itself", hint)
     return wanted
 
 

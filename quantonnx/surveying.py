@@ -1,6 +1,6 @@
 """Calibrate once, try all: statistics of every value that any configuration could quantize.
 
-What is remembered takes up to 97 kB a value (a histogram and the extremes of the newest 4096 samples), however many
+What is remembered takes up to 100 kB a value (a histogram and the extremes of the newest 4096 samples), however many
 samples there are; while the model runs, all its activations are held for up to four samples at a time.
 """
 
@@ -13,10 +13,12 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from quantonnx.algorithms.bias_correction import means_possible
+from quantonnx.algorithms.smooth_quant import ForwardLoop, maxima_needed
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector, Progress
 from quantonnx.element_types import ElementTypes, type_name
+from quantonnx.errors import PlanError
 from quantonnx.model import Model
 from quantonnx.plan import Plan
 from quantonnx.rewriting import Source, transform
@@ -27,30 +29,32 @@ _WATCHED = frozenset({"float32", "float16"})
 
 def collect_statistics(
     source: Source,
-    samples: Any,
+    samples: Any = None,
     *,
     target: str | Path | Target | None = None,
     patterns: str | Path | Patterns = (),
     plan: Plan | None = None,
+    forward_loop: ForwardLoop | None = None,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
     """Returns statistics of every float activation of the model as it is fused for a target.
 
-    `samples` is what `calibrate` takes; `Statistics.save` writes the result, `calibrate` takes it with any
-    configuration. Without `target` it is the plan's, or tensorrt. A value that holds NaN or infinity, or that no sample
-    reaches, matters only where it is to be quantized.
+    `samples` and `forward_loop` are those of `calibrate`, which takes the result with any configuration;
+    `Statistics.save` writes it. Without `target` it is the plan's, or tensorrt. A value that holds NaN or infinity, or
+    that no sample reaches, matters only where it is to be quantized.
     """
     fused = transform(source, target=target, patterns=patterns, plan=plan)
-    return survey(fused.model, samples, limit=limit, threads=threads, progress=progress)
+    return survey(fused.model, samples, forward_loop=forward_loop, limit=limit, threads=threads, progress=progress)
 
 
 def survey(
     model: Model,
-    samples: Any,
+    samples: Any = None,
     *,
     name: str = "",
+    forward_loop: ForwardLoop | None = None,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -59,10 +63,15 @@ def survey(
 
     `name` is what the data is called; by default the name of its file or folder.
     """
-    stream = open_samples(samples, input_specs(model), limit=limit)
+    if (samples is None) == (forward_loop is None):
+        raise PlanError("statistics need samples or a forward loop", "give exactly one of them")
     means = means_possible(model)
-    with Collector(model, float_activations(model), means=means, threads=threads, lenient=True) as collector:
-        collector.run_all(stream, progress)
+    channels, tensors = maxima_needed(model), float_activations(model)
+    with Collector(model, tensors, means=means, channels=channels, threads=threads, lenient=True) as collector:
+        if forward_loop is not None:
+            forward_loop(collector.run)
+        else:
+            collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
         return collector.collected(name or _name(samples))
 
 

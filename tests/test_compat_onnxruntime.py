@@ -262,6 +262,27 @@ def test_the_least_range(write) -> None:
     assert float(write(extra_options={"MinimumRealRange": None}).at("Conv")[0]) < 1
 
 
+def test_smooth_quant(write) -> None:
+    graph = (
+        "agraph (float[1,16,64] x) => (float[1,16,32] y) <float[64] gamma, float[64] beta, float[64,32] w> { "
+        "n = LayerNormalization<axis=-1>(x, gamma, beta) y = MatMul(n, w) }"
+    )
+    options = {"SmoothQuant": True, "SmoothQuantAlpha": 0.9, "SmoothQuantFolding": True}
+    arguments = {"op_types_to_quantize": ["MatMul"]}
+    smooth = write(graph, Reader((1, 16, 64)), extra_options=options, **arguments)
+    plain = write(graph, Reader((1, 16, 64)), **arguments)
+    assert float(smooth.at("MatMul")[0]) < 0.8 * float(plain.at("MatMul")[0])
+    other = write(graph, Reader((1, 16, 64)), extra_options={**options, "SmoothQuantAlpha": 0.1}, **arguments)
+    assert float(other.at("MatMul")[0]) > float(smooth.at("MatMul")[0])
+
+
+def test_operators_of_onnx_runtimes_domain(write) -> None:
+    arguments = {"activation_type": "QUInt16", "extra_options": {"UseQDQContribOps": True}}
+    found = write(**arguments)
+    assert {node.domain for node in found.nodes if node.op_type == "QuantizeLinear"} == {"com.microsoft"}
+    assert found.proto.opset_import[0].version == 17
+
+
 def test_operators_that_move_data_get_pairs(write) -> None:
     graph = (
         "agraph (float[1,16,24,24] x) => (float[1,16,12,12] y) <float[16,16,3,3] w> { "

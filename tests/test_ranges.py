@@ -53,6 +53,8 @@ def error(x, bounds, fmt):
         ("tf_enhanced", RangeMethod(Method.MSE)),
         (Method.MSE, RangeMethod(Method.MSE)),
         ("moving_average:0.05", RangeMethod(Method.MOVING_AVERAGE, averaging_constant=0.05)),
+        ("moving_average:1", RangeMethod(Method.MOVING_AVERAGE, averaging_constant=1.0)),
+        ("moving_average:1e-05", RangeMethod(Method.MOVING_AVERAGE, averaging_constant=0.00001)),
         ("mse:1024", RangeMethod(Method.MSE, bins=1024)),
         ({"method": "minmax"}, RangeMethod()),
         ({"method": "percentile", "percentile": 99.9}, RangeMethod(Method.PERCENTILE, 99.9)),

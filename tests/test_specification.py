@@ -14,7 +14,7 @@ import yaml
 from models import parse
 from onnx import numpy_helper
 from scoped import net
-from written import Pair, Written
+from reading_back import Pair, Written
 
 import quantonnx as qx
 from quantonnx.errors import CalibrationError, ConfigError

@@ -12,7 +12,7 @@ import quantonnx as qx
 from quantonnx.calibration import archive
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.session import Collector
-from quantonnx.errors import CalibrationError, OutputError
+from quantonnx.errors import CalibrationError, OutputError, PlanError
 from quantonnx.surveying import float_activations, survey
 
 NETWORK = """
@@ -45,7 +45,8 @@ def placed(target="onnxruntime", **config):
 
 
 def collected(x=X, **options):
-    return qx.collect_statistics(parse(NETWORK), {"image": x}, target="onnxruntime", **options)
+    samples = None if x is None else {"image": x}
+    return qx.collect_statistics(parse(NETWORK), samples, target="onnxruntime", **options)
 
 
 @pytest.fixture
@@ -165,6 +166,14 @@ def test_the_digest_of_data_does_not_depend_on_batches(cuts):
     assert survey(read(NETWORK), feeds).data == survey(read(NETWORK), {"image": X}).data
 
 
+def test_a_forward_loop_gives_the_samples():
+    seen = collected(None, forward_loop=lambda run: [run({"image": X[i : i + 3]}) for i in range(0, 9, 3)])
+    assert seen.data == collected().data
+    assert set(seen.tensors) == set(collected().tensors)
+    with pytest.raises(PlanError, match="samples or a forward loop"):
+        qx.collect_statistics(parse(NETWORK))
+
+
 def test_other_data_has_another_digest():
     changed = X.copy()
     changed[4, 0, 0, 0] += 1
@@ -252,9 +261,55 @@ def test_bad_files_are_refused_in_one_line(path):
         Statistics.load()
 
 
-@pytest.mark.parametrize("key", ["extremes", "histograms", "recent", "older", "samples", "mean_sums", "mean_channels"])
+NORM = """
+network (float[N,6,8] x) => (float[N,6,4] y)
+<float[8] gamma, float[8] beta, float[8,4] matrix> {
+    norm = LayerNormalization <axis = -1> (x, gamma, beta)
+    y = MatMul (norm, matrix)
+}
+"""
+
+
+def test_the_maxima_that_smoothing_needs_are_in_it(tmp_path):
+    from quantonnx.algorithms.smooth_quant import smooth, smooth_by
+
+    x = np.random.default_rng(0).normal(size=(7, 6, 8)).astype(np.float32)
+    model = qx.transform(parse(NORM), target="openvino").model
+    for name, part in zip("ab", np.split(x, [3]), strict=True):
+        survey(model, {"x": part}).save(tmp_path / name)
+    merged = Statistics.load(tmp_path / "a", tmp_path / "b")
+    assert list(merged.channels) == ["norm"]
+    assert merged.channels["norm"].samples == 7
+    found, expected = smooth_by(model, merged.channel_maxima()), smooth(model, {"x": x})
+    np.testing.assert_allclose(found.smoothed[0].scale, expected.smoothed[0].scale, rtol=1e-5)
+
+
+def test_channels_that_hold_nan_are_refused_only_where_it_matters():
+    x = np.full((1, 6, 8), np.float32(3e38))
+    text = NORM.replace("norm = ", "wide = Mul(x, x) norm = ").replace("(x, gamma", "(wide, gamma")
+    seen = survey(read(text), {"x": x})
+    assert {"wide", "norm"} <= set(seen.refused)
+    assert seen.channels == {}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "extremes",
+        "histograms",
+        "recent",
+        "older",
+        "samples",
+        "mean_sums",
+        "mean_channels",
+        "channel_extremes",
+        "channel_count",
+    ],
+)
 def test_arrays_that_do_not_fit_together_are_refused(path, key):
-    collected().save(path)
+    with_channels = key.startswith("channel")
+    seen = survey(read(NORM), {"x": np.ones((2, 6, 8), np.float32)}) if with_channels else collected()
+    seen.save(path)
     header, arrays = archive.read(path)
     for damage in (arrays[key][:-1], arrays[key].astype(np.float16), None):
         changed = {name: value for name, value in arrays.items() if name != key}

@@ -33,7 +33,7 @@ def no_such_format(asked: FormatRequest) -> str | None:
     """Why OpenVINO does not take a format, or computes worse with it than with 8 bits, and what to use; or None."""
     fmt, native = asked.format, asked.format.storage is Storage.NATIVE
     if asked.role is Role.BIAS:
-        return "its biases are float; say `bias: null`"
+        return "its biases are float; switch the bias off there"
     if asked.dynamic:
         return "it computes dynamic activations in float; leave `dynamic` out"
     if fmt.float8:

@@ -40,7 +40,7 @@ def no_such_format(asked: FormatRequest) -> str | None:
     """Why TensorRT refuses a format, or None."""
     fmt = asked.format
     if asked.role is Role.BIAS:
-        return "its biases are float; say `bias: null`"
+        return "its biases are float; switch the bias off there"
     if asked.dynamic:
         return "its scales are constants of the file; leave `dynamic` out"
     if fmt.float8:

@@ -13,12 +13,19 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from quantonnx.calibration import archive
-from quantonnx.calibration.packing import pack_means, pack_tensors, unpack_means, unpack_tensors
-from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
+from quantonnx.calibration.packing import (
+    pack_channels,
+    pack_means,
+    pack_tensors,
+    unpack_channels,
+    unpack_means,
+    unpack_tensors,
+)
+from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
 from quantonnx.errors import CalibrationError
 
 Array = NDArray[Any]
-Remembered = TypeVar("Remembered", TensorStatistics, ChannelMeans)
+Remembered = TypeVar("Remembered", TensorStatistics, ChannelMeans, ChannelExtremes)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration saw: statistics and channel means by tensor, and why a tensor has none (`refused`).
+    """What calibration saw: statistics, channel means and extremes of channels by tensor; why a tensor has none
+    (`refused`).
 
     `model` is the SHA-256 of the float model's file, `data` what the samples were, in order.
     """
@@ -40,6 +48,7 @@ class Statistics:
     model: str
     tensors: dict[str, TensorStatistics]
     means: dict[str, ChannelMeans] = field(default_factory=dict)
+    channels: dict[str, ChannelExtremes] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
 
@@ -51,6 +60,10 @@ class Statistics:
     def channel_means(self) -> dict[str, Array]:
         """Return E[x] of each channel by tensor, float64 [channels], for bias correction."""
         return {name: means.mean for name, means in self.means.items()}
+
+    def channel_maxima(self) -> dict[str, Array]:
+        """Return the largest magnitude of each channel by tensor, float32 [channels], for smoothing."""
+        return {name: extremes.maxima for name, extremes in self.channels.items()}
 
     def require(self, model: str, tensors: Iterable[str]) -> Mapping[str, TensorStatistics]:
         """Return the statistics by tensor; CalibrationError where they are of another model, `model` being the digest
@@ -83,7 +96,12 @@ class Statistics:
         refused |= dict.fromkeys(alone, "only some of the merged statistics have it")
         tensors = {name: stats for name, stats in self.tensors.items() if name not in refused}
         return Statistics(
-            self.model, _both(tensors, other.tensors), _both(self.means, other.means), refused, self.data + other.data
+            self.model,
+            _both(tensors, other.tensors),
+            _both(self.means, other.means),
+            _both(self.channels, other.channels),
+            refused,
+            self.data + other.data,
         )
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -96,9 +114,11 @@ class Statistics:
             "data": [asdict(source) for source in self.data],
             "tensors": list(self.tensors),
             "means": list(self.means),
+            "channels": list(self.channels),
             "refused": self.refused,
         }
-        archive.write(Path(path), header, pack_tensors(self.tensors) | pack_means(self.means), force=force)
+        arrays = pack_tensors(self.tensors) | pack_means(self.means) | pack_channels(self.channels)
+        archive.write(Path(path), header, arrays, force=force)
 
     @staticmethod
     def load(*paths: str | os.PathLike[str]) -> Statistics:
@@ -125,6 +145,7 @@ def _load(path: Path) -> Statistics:
             str(header["model"]),
             unpack_tensors(header["tensors"], arrays),
             unpack_means(header["means"], arrays),
+            unpack_channels(header["channels"], arrays),
             dict(header["refused"]),
             tuple(DataSource(**source) for source in header["data"]),
         )

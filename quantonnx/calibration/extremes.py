@@ -33,7 +33,7 @@ class RecentExtremes:
         """Return what was saved: float32 [samples, 2] of the newest, the oldest first, and the others' number and
         sum."""
         made = cls()
-        made.add(newest)
+        made._add_all(newest)
         made.older, made.older_sum = older, np.asarray(older_sum, np.float64)
         return made
 
@@ -42,16 +42,15 @@ class RecentExtremes:
         """The newest samples, the oldest of them first, float32 [samples, 2]."""
         return np.roll(self._ring, -self._next, axis=0) if self._kept == KEPT else self._ring[: self._kept].copy()
 
-    def add(self, rows: Array) -> None:
-        """Add the (low, high) of samples, [samples, 2]."""
-        for row in rows:
-            if self._kept == KEPT:
-                self.older_sum = self.older_sum + self._ring[self._next]
-                self.older, self._kept = self.older + 1, self._kept - 1
-            elif self._kept == len(self._ring):
-                self._ring = np.concatenate([self._ring, np.zeros_like(self._ring)])
-            self._ring[self._next] = row
-            self._next, self._kept = (self._next + 1) % KEPT, self._kept + 1
+    def add(self, low: float, high: float) -> None:
+        """Add the extremes of one sample."""
+        if self._kept == KEPT:
+            self.older_sum = self.older_sum + self._ring[self._next]
+            self.older, self._kept = self.older + 1, self._kept - 1
+        elif self._kept == len(self._ring):
+            self._ring = np.concatenate([self._ring, np.zeros_like(self._ring)])
+        self._ring[self._next] = low, high
+        self._next, self._kept = (self._next + 1) % KEPT, self._kept + 1
 
     def merge(self, other: RecentExtremes) -> None:
         """Add what `other` has, as if it came after these."""
@@ -60,7 +59,7 @@ class RecentExtremes:
             self.older_sum = self.older_sum + self.newest.sum(axis=0, dtype=np.float64) + other.older_sum
             self.older += self._kept + other.older
             self._kept = self._next = 0
-        self.add(newest)
+        self._add_all(newest)
 
     def average(self, constant: float) -> tuple[float, float]:
         """Return the exponential moving average of lows and highs, the newest sample having the weight `constant`
@@ -77,6 +76,10 @@ class RecentExtremes:
         sums = weights @ newest + beyond * self.older_sum / max(self.older, 1)
         low, high = (sums / (weights.sum() + beyond)).tolist()
         return low, high
+
+    def _add_all(self, newest: Array) -> None:
+        for low, high in newest.tolist():
+            self.add(low, high)
 
     def _weight_of_older(self, constant: float) -> float:
         """The sum of (1 − constant)^age over the ages beyond what is kept."""

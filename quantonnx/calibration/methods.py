@@ -69,7 +69,7 @@ class RangeMethod:
     def __str__(self) -> str:
         """The text that `parse_method` reads as this method."""
         value = getattr(self, _PARAMETERS.get(self.kind, ""), None)
-        return self.kind.value if value is None else f"{self.kind.value}:{value!r}"
+        return self.kind.value if value is None else f"{self.kind.value}:{repr(value).removesuffix('.0')}"
 
     @property
     def needs_even_steps(self) -> bool:
@@ -97,7 +97,9 @@ def parse_method(told: str | Mapping[str, Any] | RangeMethod) -> RangeMethod:
     if not colon:
         return RangeMethod(kind)
     parameter = _PARAMETERS.get(kind)
-    if parameter is None or not re.fullmatch(r"\d+" if parameter == "bins" else r"\d+(\.\d*)?|\d*\.\d+", number):
+    if parameter is None or not re.fullmatch(
+        r"\d+" if parameter == "bins" else r"(\d+(\.\d*)?|\.\d+)(e-?\d+)?", number
+    ):
         raise ConfigError(f"calibration method {told!r} is not understood", _expected(kind))
     return RangeMethod(kind, **{parameter: _number(parameter, float(number))})
 

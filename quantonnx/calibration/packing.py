@@ -1,4 +1,4 @@
-"""Statistics as a few arrays and back. What else is remembered for each channel is packed as the means are."""
+"""Statistics as a few arrays and back: what belongs to channels stands for all tensors one after the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.calibration.extremes import KEPT, RecentExtremes
-from quantonnx.calibration.statistics import HALF_BINS, ChannelMeans, TensorStatistics
+from quantonnx.calibration.statistics import HALF_BINS, ChannelExtremes, ChannelMeans, TensorStatistics
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -73,6 +73,29 @@ def unpack_means(names: Sequence[str], arrays: Arrays) -> dict[str, ChannelMeans
         raise ValueError("numbers of channels")
     parts = np.split(sums, np.cumsum(channels)[:-1])
     return {name: ChannelMeans(int(samples[i]), parts[i]) for i, name in enumerate(names)}
+
+
+def pack_channels(channels: Mapping[str, ChannelExtremes]) -> dict[str, Array]:
+    """Return the extremes of channels as arrays: `channel_extremes` has (low, high) of the channels of all tensors."""
+    extremes = [np.stack([found.low, found.high], axis=-1).reshape(-1, 2) for found in channels.values()]
+    return {
+        "channel_samples": np.array([found.samples for found in channels.values()], np.int64),
+        "channel_count": np.array([len(found) for found in extremes], np.int64),
+        "channel_extremes": np.concatenate([np.zeros((0, 2)), *extremes]).astype(np.float32),
+    }
+
+
+def unpack_channels(names: Sequence[str], arrays: Arrays) -> dict[str, ChannelExtremes]:
+    """Return the extremes of the tensors `names`; ValueError or KeyError where the arrays do not fit together."""
+    samples, counts = (_checked(arrays[key], "int64", (len(names),)) for key in ("channel_samples", "channel_count"))
+    if (counts < 0).any():
+        raise ValueError("numbers of channels")
+    extremes = _checked(arrays["channel_extremes"], "float32", (int(counts.sum()), 2))
+    made = {}
+    for name, seen, part in zip(names, samples.tolist(), np.split(extremes, np.cumsum(counts)[:-1]), strict=False):
+        found = made[name] = ChannelExtremes(name)
+        found.samples, found.low, found.high = seen, part[:, 0].copy(), part[:, 1].copy()
+    return made
 
 
 def _checked(array: Array, dtype: str, shape: tuple[int, ...]) -> Array:

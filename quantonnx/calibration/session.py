@@ -6,7 +6,7 @@ Samples run side by side, a core each, and statistics follow in a thread of thei
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any
 
@@ -122,19 +122,24 @@ class Collector:
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""
         self._follower.stop()
-        seen = {name: stats.samples for name, stats in self._statistics.items() if name not in self._refused}
+        seen = {name: stats.samples for name, stats in self._statistics.items()}
         seen |= {name: extremes.samples for name, extremes in self._channels.items()}
         for name, samples in seen.items():
-            if samples == 0:
+            if samples == 0 and name not in self._refused:
                 self._refuse(name, CalibrationError(f"tensor {name!r} {_NO_DATA}", _REACH_IT))
         return {name: stats for name, stats in self._statistics.items() if name not in self._refused}
 
     def collected(self, name: str = "") -> Statistics:
         """Return all that was seen, to be saved; `name` is what the data is called."""
         tensors = self.finish()
-        means = {tensor: means for tensor, means in self._means.items() if means.samples}
-        data = DataSource(name, self._digest.samples, self._digest.hexdigest)
-        return Statistics(self._model.digest, tensors, means, dict(self._refused), (data,))
+        return Statistics(
+            self._model.digest,
+            tensors,
+            means={tensor: means for tensor, means in self._means.items() if means.samples},
+            channels={tensor: found for tensor, found in self._channels.items() if tensor not in self._refused},
+            refused=dict(self._refused),
+            data=(DataSource(name, self._digest.samples, self._digest.hexdigest),),
+        )
 
     def channel_means(self) -> dict[str, Array]:
         """Return E[x] of each channel, float64 [channels], of the tensors in `means`; after `finish`."""
@@ -188,18 +193,24 @@ class Collector:
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
         self._digest.update(values, rows)
         for tap in self._taps:
-            if tap.tensor in self._refused:
-                continue
-            try:
+            with self._refusing(tap.tensor):
                 _check_type(tap.tensor, values[tap.outputs[0]])
                 tap.record(self._statistics[tap.tensor], values, rows)
-            except CalibrationError as error:
-                self._refuse(tap.tensor, error)
         for tensor, name in self._mean_outputs.items():
             self._means[tensor].update(values[name].reshape(len(values[name]), -1))
         for name, extremes in self._channels.items():
-            _check_type(name, values[name])
-            extremes.update(values[name], rows)
+            with self._refusing(name):
+                _check_type(name, values[name])
+                extremes.update(values[name], rows)
+
+    @contextmanager
+    def _refusing(self, tensor: str) -> Iterator[None]:
+        """Remembers what is wrong with a tensor where that is allowed, and that it is the first thing wrong."""
+        try:
+            yield
+        except CalibrationError as error:
+            if tensor not in self._refused:
+                self._refuse(tensor, error)
 
     def _refuse(self, tensor: str, error: CalibrationError) -> None:
         if not self._lenient:

@@ -73,19 +73,16 @@ class TensorStatistics:
 
     def add_extremes(self, lows: Array, highs: Array) -> None:
         """Add each sample's minimum and maximum; raises CalibrationError on NaN or infinity."""
-        extremes = np.stack([lows, highs], axis=1).astype(np.float32) + np.float32(0)  # no −0
-        finite = np.isfinite(extremes).all(axis=1)
-        if not finite.all():
-            raise CalibrationError(
-                f"tensor {self.name!r} holds NaN or infinity in sample {self.samples + int(np.argmin(finite))}, "
-                "expected finite numbers",
-                "check the sample, or keep this tensor in float",
-            )
-        extremes[:, 0], extremes[:, 1] = np.minimum(extremes[:, 0], 0), np.maximum(extremes[:, 1], 0)
-        self.low = min(self.low, float(extremes[:, 0].min(initial=0)))
-        self.high = max(self.high, float(extremes[:, 1].max(initial=0)))
-        self.samples += len(extremes)
-        self.recent.add(extremes)
+        for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise CalibrationError(
+                    f"tensor {self.name!r} holds NaN or infinity in sample {self.samples}, expected finite numbers",
+                    "check the sample, or keep this tensor in float",
+                )
+            low, high = min(low, 0.0) + 0.0, max(high, 0.0)  # no −0
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            self.samples += 1
+            self.recent.add(low, high)
 
     def add_values(self, values: Array, weight: int = 1) -> None:
         """Count float32 [samples, values] in the histogram, each `weight` times, after their extremes."""

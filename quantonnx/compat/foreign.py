@@ -109,8 +109,8 @@ def _plain(content: Any, where: str) -> dict[str, Any]:
     if isinstance(content, Mapping):
         return dict(content)
     fields = getattr(content, "__dataclass_fields__", None) or getattr(type(content), "model_fields", None)
-    names = list(fields or getattr(content, "__dict__", ()))
-    if not names or isinstance(content, type):
+    names = list(fields if fields is not None else getattr(content, "__dict__", ()))
+    if (not names and fields is None) or isinstance(content, type):
         raise ConfigError(f"{where or 'the configuration'} is {_shown(content)}", "expected a mapping")
     return {name: getattr(content, name) for name in names if not name.startswith("_")}
 

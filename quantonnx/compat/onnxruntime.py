@@ -89,7 +89,10 @@ def quantize_static(
     )
     fused = transform(source, target=TARGET)
     placed = _placed(fused, settings, selection)
-    calibrated = cache.calibrate(placed, _samples(calibration_data_reader, options.get("CalibStridedMinMax")))
+    samples = _samples(calibration_data_reader, options.get("CalibStridedMinMax"))
+    if samples is not None and options.get("SmoothQuant"):
+        samples = list(samples if isinstance(samples, Iterator) else iter(samples.get_next, None))  # read twice
+    calibrated = cache.calibrate(placed, samples)
     calibrated.save(model_output, force=True, external_data=bool(use_external_data_format))
 
 

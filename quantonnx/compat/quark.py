@@ -29,7 +29,7 @@ _LAYERS = {
 _WEIGHTED = "re:^(Conv|ConvTranspose|Gemm|MatMul)$"
 """The operators of the layers that Quark quantizes."""
 
-_OFF = {"inputs": None, "outputs": None, "states": None, "optional": True}
+_OFF = {"inputs": None, "outputs": None, "states": None}
 _ALGORITHMS = {
     name: f"{name} is not built: take it out, or use smooth"
     for name in ("awq", "gptq", "gptaq", "qronos", "autosmoothquant", "svdquant", "rotation", "quarot", "cle")
@@ -133,9 +133,9 @@ def _pairs(section: Section, name: str) -> Iterator[tuple[Any, list[str], str]]:
 
 
 def _add_types(settings: dict[str, Any], kind: str, content: Any, where: str) -> None:
-    rule = dict(_OFF) if content is None else {**_layer(Section(content, where)), "optional": True}
-    for op_type in _types(kind, where):
-        settings.setdefault("op_types", {})[op_type] = rule
+    rule = dict(_OFF) if content is None else _layer(Section(content, where))
+    found = _types(kind, where)
+    settings.setdefault("op_types", {}).update({key: {**rule, "optional": len(found) > 1} for key in found})
 
 
 def _types(kind: str, where: str) -> tuple[str, ...]:

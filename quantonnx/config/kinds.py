@@ -40,4 +40,5 @@ def _refuse(spec: TensorQuantConfig | None, where: str, reasons: dict[str, str])
     for name, reason in reasons.items():
         value = getattr(spec, name, None)
         if value is not None:
-            raise ConfigError(f"{where}.{name} is {str(value)!r}", f"{reason}; leave it out")
+            shown = repr(str(value) if isinstance(value, str) else value)
+            raise ConfigError(f"{where}.{name} is {shown}", f"{reason}; leave it out")
