@@ -188,7 +188,9 @@ def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
 def without_narrow_biases(sites: Iterable[Site], decisions: list[Decision]) -> Iterator[Site]:
     """The scale of an int32 bias is a product of two scales, which float16 rounds to a few digits or to zero."""
     for site in sites:
-        if site.derived_from is not None and site.float_type != "float32":
+        if site.derived_from is not None and site.derived_from.activation_format.float8:
+            decisions.append(Decision(site.tensor, "it stays in float: its input is float8", Decider.BIAS))
+        elif site.derived_from is not None and site.float_type != "float32":
             reason = f"it stays in float: {site.float_type} cannot hold the scale of an int32 bias"
             decisions.append(Decision(site.tensor, reason, Decider.BIAS))
         else:

@@ -37,6 +37,7 @@ from quantonnx.sites import (
     typed,
     under_demands,
     under_one_scale,
+    with_numbers_of_origins,
     with_ranging_of_source,
 )
 from quantonnx.slots import names_in, rules_of
@@ -77,7 +78,7 @@ def place(
     check_formats(model, target, claims)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
-    joined = with_ranging_of_source(under_one_scale(moved, target, producers))
+    joined = with_numbers_of_origins(with_ranging_of_source(under_one_scale(moved, target, producers)))
     sites = tuple(without_narrow_biases(typed(shared(joined), model, types), decisions))
     check_tensors(config, sites)
     return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))

@@ -23,12 +23,14 @@ from quantonnx.target import Target
 
 
 class Derivation(NamedTuple):
-    """The two sites whose scales make that of a bias, by tensor and format."""
+    """The two sites whose scales make that of a bias, by tensor, format and way to their numbers."""
 
     activation: str
     activation_format: TensorFormat
     weight: str
     weight_format: TensorFormat
+    activation_ranging: Ranging = BY_METHOD
+    weight_ranging: Ranging = BY_METHOD
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,24 @@ def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
         hint = f"share with {further!r}" if further != claim.tensor else "let one of the two have numbers of its own"
         raise ConfigError(f"{where}, which shares with {further!r} itself", hint)
     return wanted
+
+
+def with_numbers_of_origins(claims: Iterable[Site]) -> Iterator[Site]:
+    """A derived bias follows what its match's input and weight have been told since they were claimed."""
+    claims = list(claims)
+    found = {(claim.owner, claim.tensor): claim for claim in claims if not claim.whole and claim.derived_from is None}
+    for claim in claims:
+        if claim.derived_from is None:
+            yield claim
+            continue
+        activation = found[claim.owner, claim.derived_from.activation]
+        weight = found[claim.owner, claim.derived_from.weight]
+        derived = claim.derived_from._replace(
+            activation_format=activation.format,
+            activation_ranging=activation.ranging,
+            weight_ranging=weight.ranging,
+        )
+        yield replace(claim, derived_from=derived)
 
 
 def shared(claims: Iterable[Site]) -> Iterator[Site]:
