@@ -534,3 +534,36 @@ def test_c3_scale_type() -> None:
     np.testing.assert_array_equal(np.log2(activation.scale) % 1, 0)
     halves = on(linear({"activation": None, "weight": {"scale_type": "float16"}}, samples=None).reads("linear", 1)).scale
     np.testing.assert_array_equal(halves, expected.astype(np.float16).astype(np.float32))
+
+
+# ----------------------------------------------------------------------------------------- biases follow their inputs
+
+
+TWO_READERS = (
+    "agraph (float[1,32] x) => (float[1,8] y, float[1,8] z) <float[32,8] v, float[8] b, float[32,8] w, float[8] c> "
+    "{ [one] y = Gemm(x, v, b) [two] z = Gemm(x, w, c) }"
+)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"range": [-9, 9]}, {"calibration_method": "percentile:90"}, {"scale": 0.25, "zero_point": 7}, {"n_bits": 16}],
+)
+def test_a_bias_has_the_scale_of_its_own_input_and_weight(inputs: dict[str, Any]) -> None:
+    samples = [{"x": RNG.normal(size=(1, 32)).astype(np.float32)} for _ in range(8)]
+    for said in (
+        {"op_names": {"two": {"inputs": {0: inputs}}}},
+        {"op_names": {"one": {"inputs": {0: inputs}}}},
+        {"op_names": {"two": {"states": {"weight": {"n_bits": 4}}}}},
+    ):
+        found = written(said, "onnxruntime", TWO_READERS, samples)
+        for name in ("one", "two"):
+            x, w, b = (on(found.reads(name, index)).scale for index in range(3))
+            np.testing.assert_allclose(b, x * w, rtol=1e-6)
+
+
+def test_a_bias_follows_what_is_said_of_the_output_that_its_operator_reads() -> None:
+    found = written({"op_names": {"/block/relu/Relu": {"outputs": {0: {"n_bits": 16}}}}})
+    x, w, b = (on(found.reads(CONV2, index)) for index in range(3))
+    assert x.dtype == "uint16"
+    np.testing.assert_allclose(b.scale, x.scale * w.scale, rtol=1e-6)
