@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.ranges import Method as CalibrationMethod
-    from quantonnx.config import OpsToSkip, QuantConfig, TensorQuantConfig
+    from quantonnx.config import OpsToSkip, QuantConfig, SmoothQuantConfig, TensorQuantConfig
     from quantonnx.costs import Cost, CostModel
     from quantonnx.drawing import draw, draw_before_after
     from quantonnx.errors import (
@@ -76,6 +76,7 @@ __all__ = [
     "QuantConfig",
     "QuantizedModel",
     "QuantonnxError",
+    "SmoothQuantConfig",
     "Statistics",
     "Target",
     "TargetError",
@@ -106,6 +107,7 @@ _HOMES = {
     "quantonnx.config": (
         "OpsToSkip",
         "QuantConfig",
+        "SmoothQuantConfig",
         "TensorQuantConfig",
     ),
     "quantonnx.costs": (

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.claims import Asked, Asker, without_narrow_biases
+from quantonnx.claims import Asked, Asker, with_numbers_of_origins, without_narrow_biases
 from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision, is_memory_bound, refusal
 from quantonnx.demands import demanded
@@ -37,7 +37,6 @@ from quantonnx.sites import (
     typed,
     under_demands,
     under_one_scale,
-    with_numbers_of_origins,
     with_ranging_of_source,
 )
 from quantonnx.slots import names_in, rules_of

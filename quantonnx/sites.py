@@ -235,24 +235,6 @@ def _shared_source(claim: Site, leaders: Mapping[str, Site]) -> str:
     return wanted
 
 
-def with_numbers_of_origins(claims: Iterable[Site]) -> Iterator[Site]:
-    """A derived bias follows what its match's input and weight have been told since they were claimed."""
-    claims = list(claims)
-    found = {(claim.owner, claim.tensor): claim for claim in claims if not claim.whole and claim.derived_from is None}
-    for claim in claims:
-        if claim.derived_from is None:
-            yield claim
-            continue
-        activation = found[claim.owner, claim.derived_from.activation]
-        weight = found[claim.owner, claim.derived_from.weight]
-        derived = claim.derived_from._replace(
-            activation_format=activation.format,
-            activation_ranging=activation.ranging,
-            weight_ranging=weight.ranging,
-        )
-        yield replace(claim, derived_from=derived)
-
-
 def shared(claims: Iterable[Site]) -> Iterator[Site]:
     """One pair per tensor, format and way to its numbers, with the roles and edges of all that claim it."""
     groups: dict[tuple[str, TensorFormat, Derivation | None, Ranging], list[Site]] = {}
@@ -272,6 +254,22 @@ def _merged(group: list[Site]) -> Site:
         demanded=any(site.demanded for site in group),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
+
+
+def readers_of_pairs(model: Model, sites: Iterable[Site], target: Target) -> set[str]:
+    """Returns the names of nodes whose first input comes from a pair, through operators that only move data too."""
+    passing = target.transparent | target.same_scale
+    activations = [site for site in sites if site.on_activation]
+    edges = {edge for site in activations for edge in site.edges}
+    whole = {site.tensor for site in activations if site.whole}
+    found: set[str] = set()
+    for node in model.graph.nodes:  # a node comes after those that it reads
+        value = node.inputs[0] if node.inputs else None
+        before = value.inputs[0] if value is not None and value.inputs else None
+        moved = before is not None and moves(before, passing) and before.name in found
+        if value is not None and (moved or Edge(node.name, 0) in edges or value.name in whole):
+            found.add(node.name)
+    return found
 
 
 def typed(sites: Iterable[Site], model: Model, types: ElementTypes) -> Iterator[Site]:

@@ -112,10 +112,10 @@ def test_every_configuration_of_the_page_is_one() -> None:
 
 @pytest.mark.parametrize("n_bits", [8, 16, 2, 5])
 def test_a6_symmetric(n_bits: int) -> None:
-    said = ROWS["A6 symmetric"]
-    said = {kind: {**said[kind], "n_bits": n_bits} for kind in ("activation", "weight")}
-    found = written(said, "onnxruntime" if n_bits != 8 else "tensorrt")
-    pair, weight = on(found.reads(CONV1)), on(found.reads(CONV1, 1))
+    said, target = ROWS["A6 symmetric"], "onnxruntime" if n_bits != 8 else "tensorrt"
+    activation, state = ({**said[kind], "n_bits": n_bits} for kind in ("activation", "weight"))
+    pair = on(written({"activation": activation}, target).reads(CONV1))
+    weight = on(written({"activation": None, "weight": state}, target).reads(CONV1, 1))
     assert pair.dtype == weight.dtype == ("int8" if n_bits <= 8 else "int16")
     assert_symmetric(pair, X, n_bits)
     assert_symmetric(weight, weight_of("w1"), n_bits)
@@ -311,7 +311,7 @@ def test_a13_a_site_without_data_is_an_error_that_names_it() -> None:
             written({}, samples=samples)
     fused = qx.transform(net(), target="tensorrt")
     placed = qx.insert_qdq(fused.model, fused.matches, qx.QuantConfig())
-    with pytest.raises(CalibrationError, match="'x' saw no data"):
+    with pytest.raises(CalibrationError, match="'a' saw no data"):
         qx.calibrate(placed, forward_loop=lambda run: None)
     other = qx.collect_statistics(net(), IMAGES, target="tensorrt")
     del other.tensors["r1"]
@@ -330,12 +330,19 @@ def test_b1_inputs_by_index() -> None:
 
 def test_b1_inputs_by_name() -> None:
     found = written(ROWS["B1 by name"])
-    assert (found.reads(ADD, 0), on(found.reads(ADD, 1)).dtype) == (None, "uint16")
+    assert (on(found.reads(ADD, 0)).dtype, found.reads(ADD, 1)) == ("uint16", None)
 
 
 def test_b1_outputs() -> None:
-    assert written({}).gives(SOFTMAX) is None
-    assert on(written(ROWS["B1 outputs"]).gives(SOFTMAX)).dtype == "uint16"
+    assert on(written({}).gives(SOFTMAX)).dtype == "uint8"
+    found = written(ROWS["B1 outputs"])
+    assert on(found.gives(SOFTMAX)).dtype == on(found.reads(FC2)).dtype == "uint16"
+
+
+def test_b1_outputs_where_no_pair_would_stand() -> None:
+    added = "/head/fc1/Add"
+    assert written({}).gives(added) is None
+    assert on(written({"op_names": {added: {"outputs": {"C": {"n_bits": 16}}}}}).gives(added)).dtype == "uint16"
 
 
 def test_b1_all_others() -> None:
@@ -350,7 +357,7 @@ def test_b1_indices_and_names_do_not_mix() -> None:
 
 def test_b1_the_default_is_int8_on_every_input_of_an_operator_with_a_weight() -> None:
     found = written({}, "tensorrt")
-    assert [on(found.reads(name)).dtype for name in (CONV1, CONV2, FC1)] == ["int8"] * 3
+    assert [on(found.reads(name)).dtype for name in (CONV1, CONV2, "/Flatten")] == ["int8"] * 3
 
 
 def test_b2_states() -> None:
