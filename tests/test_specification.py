@@ -17,6 +17,7 @@ from scoped import net
 from reading_back import Pair, Written
 
 import quantonnx as qx
+from quantonnx.config import PRESETS
 from quantonnx.errors import CalibrationError, ConfigError
 
 PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -100,11 +101,39 @@ def test_the_page_has_every_row_once_and_names_tests_that_exist() -> None:
     assert {test for *_, test in TABLE} <= globals().keys()
 
 
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
 def test_every_configuration_of_the_page_is_one() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) > 5
-    for said in (*map(yaml.safe_load, blocks), *ROWS.values()):
+    assert len(BLOCKS) > 5
+    for said in (*map(yaml.safe_load, BLOCKS), *ROWS.values()):
         qx.QuantConfig(**said)
+
+
+@pytest.mark.parametrize("said", BLOCKS)
+def test_every_block_of_the_page_fits_the_network_that_it_is_about(said: str) -> None:
+    found = written(yaml.safe_load(said))
+    onnx.checker.check_model(found.proto, full_check=True)
+    assert "QuantizeLinear" in found.operators()
+
+
+def test_the_page_has_the_values_of_every_preset() -> None:
+    found = re.findall(r"^\| `([\w-]+)` \| `(.*?)` \| `(.*?)` \|(?: `(.*?)`)? \| .* \|$", PAGE, re.MULTILINE)
+    told = {
+        name: {"activation": yaml.safe_load(a), "weight": yaml.safe_load(w), **(yaml.safe_load(more) or {})}
+        for name, a, w, more in found
+    }
+    assert told == PRESETS
+
+
+def test_levels_stand_over_each_other_as_the_page_says() -> None:
+    found = written(yaml.safe_load(next(block for block in BLOCKS if "# over everything" in block)))
+    assert on(found.reads(CONV1, 1)).scale.ndim == 0
+    assert on(found.reads(CONV2, 1)).scale.ndim == 1
+    assert np.abs(on(found.reads(FC2, 1)).codes).max() == 31  # type: ignore[arg-type]
+    assert on(found.reads(FC2)).dtype == "uint16"
+    assert found.reads(CONV1, 2) is None
+    np.testing.assert_allclose(on(found.reads(CONV1)).scale, 8 / 255, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- A
