@@ -13,8 +13,8 @@ import pytest
 import yaml
 from models import parse
 from onnx import numpy_helper
-from scoped import net
 from reading_back import Pair, Written
+from scoped import net
 
 import quantonnx as qx
 from quantonnx.config import PRESETS
@@ -26,9 +26,7 @@ ROWS = {row: yaml.safe_load(said) for row, _, cell, _ in TABLE for said in re.fi
 CONV1, CONV2, ADD = "/block/conv1/Conv", "/block/conv2/Conv", "/block/Add"
 FC1, SOFTMAX, FC2 = "/head/fc1/MatMul", "/head/softmax/Softmax", "/head/fc2/Gemm"
 RNG = np.random.default_rng(5)
-IMAGES = [
-    {"x": (RNG.normal(size=(1, 16, 16, 16)) * (1 + step) + 0.5).astype(np.float32)} for step in (0, 2, 1)
-]
+IMAGES = [{"x": (RNG.normal(size=(1, 16, 16, 16)) * (1 + step) + 0.5).astype(np.float32)} for step in (0, 2, 1)]
 X = np.concatenate([feeds["x"] for feeds in IMAGES])
 
 NORM = (
@@ -134,6 +132,106 @@ def test_levels_stand_over_each_other_as_the_page_says() -> None:
     assert on(found.reads(FC2)).dtype == "uint16"
     assert found.reads(CONV1, 2) is None
     np.testing.assert_allclose(on(found.reads(CONV1)).scale, 8 / 255, rtol=1e-5)
+
+
+def test_an_exact_name_is_over_an_expression_and_a_later_one_over_an_earlier() -> None:
+    weights = [{"states": {"weight": {"n_bits": bits}}} for bits in (6, 5, 4)]
+    rules = dict(zip((CONV1, "re:conv", "re:block"), weights, strict=True))
+    found = written({"op_names": rules})
+    assert [np.abs(on(found.reads(name, 1)).codes).max() for name in (CONV1, CONV2)] == [31, 7]  # type: ignore[arg-type]
+
+
+def test_a_later_level_switches_on_again() -> None:
+    on_again = {CONV1: {"inputs": {"*": {}}, "outputs": {"*": {}}, "states": {"*": {}}}}
+    for off in (None, "off", False):
+        found = written({"op_types": {"Conv": off}, "op_names": on_again})
+        assert (on(found.reads(CONV1)).dtype, on(found.reads(CONV1, 1)).dtype) == ("uint8", "int8")
+        assert found.reads(CONV2, 1) is None
+
+
+def test_a_pair_behind_an_operator_is_switched_off_at_its_outputs() -> None:
+    said = {"inputs": {"*": None}}
+    assert written({"op_types": {"Add": said}}).reads(ADD) is not None
+    assert written({"op_types": {"Add": said}, "op_names": {"c2": {"outputs": None}}}).reads(ADD) is None
+
+
+def test_an_inner_module_is_over_an_outer_one() -> None:
+    rules = {
+        "head": {"states": {"weight": {"n_bits": 4}}},
+        "/head/fc2": {"states": {"weight": {"n_bits": 6}}},
+    }
+    found = written({"modules": rules})
+    assert [np.abs(on(found.reads(name, 1)).codes).max() for name in (FC1, FC2)] == [7, 31]  # type: ignore[arg-type]
+
+
+def test_numbers_that_are_given_need_no_samples() -> None:
+    scales = [0.01 * (1 + step) for step in range(24)]
+    said = {"fixed": {"x": {"scale": 0.05, "zero_point": 3}}, "tensors": {"w": {"scale": scales}}}
+    found = linear(said, samples=None)
+    assert on(found.reads("linear")).scale == np.float32(0.05)
+    np.testing.assert_allclose(on(found.reads("linear", 1)).scale, scales, rtol=1e-6)
+
+
+def test_contrib_operators_keep_the_opset() -> None:
+    found, plain = (linear({"preset": "w8a16", "contrib_ops": kept}) for kept in (True, False))
+    assert (found.opset, plain.opset) == (17, 21)
+    assert {node.domain for node in found.proto.graph.node if node.op_type == "QuantizeLinear"} == {"com.microsoft"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"bias": {"n_bits": 8}},
+        {"op_types": {"Conv": {"states": {"bias": {"dtype": "int32"}}}}},
+        {"modules": {"block": {"states": {1: {"n_bits": 16}}}}},
+    ],
+)
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_a_format_for_biases_that_stay_in_float_is_refused(target: str, said: dict[str, Any]) -> None:
+    with pytest.raises(qx.TargetError, match=f"{target} takes float biases here; say `bias: null`"):
+        written(said, target)
+
+
+REFUSED = {
+    "tensorrt": [
+        {"preset": "w8a16"},
+        {"activation": {"symmetric": False}},
+        {"weight": {"dtype": "uint8"}},
+        {"weight": {"n_bits": 16}},
+        {"activation": None, "weight": {"n_bits": 4, "group_size": 16, "storage": "native"}},
+        {"weight": {"n_bits": 4, "group_size": 64, "storage": "native"}},
+        {"activation": {"dtype": "float8e4m3fn"}},
+        {"activation": {"dynamic": True}},
+    ],
+    "onnxruntime": [
+        {"preset": "fp8"},
+        {"weight": {"dtype": "float8e4m3fn"}},
+        {"weight": {"n_bits": 2, "storage": "native"}},
+        {"activation": {"n_bits": 16}, "weight": {"n_bits": 16}},
+        {"weight": {"group_size": 16}},
+        {"op_types": {"MatMul": {"states": {"weight": {"axis": 0}}}}},
+        {"activation": {"dynamic": True, "n_bits": 16}},
+        {"activation": {"dynamic": True}, "weight": {"n_bits": 4, "storage": "native"}},
+    ],
+    "openvino": [
+        {"preset": "w8a16"},
+        {"preset": "fp8"},
+        {"activation": None, "weight": {"n_bits": 2, "storage": "native"}},
+        {"activation": None, "weight": {"n_bits": 4, "storage": "native", "axis": 0}},
+        {"activation": {"dynamic": True}},
+    ],
+}
+
+
+@pytest.mark.parametrize(("target", "said"), [(target, said) for target, every in REFUSED.items() for said in every])
+def test_what_the_page_says_that_targets_refuse(target: str, said: dict[str, Any]) -> None:
+    with pytest.raises(qx.TargetError, match=target):
+        written(said, target)
+
+
+def test_presets_are_for_the_targets_that_the_page_names() -> None:
+    for name in PRESETS:
+        written({"preset": name}, "tensorrt" if name == "fp8" else "onnxruntime")
 
 
 # ------------------------------------------------------------------------------------------------------------- A
@@ -316,7 +414,11 @@ def test_a11_asymmetric_weights_contain_zero() -> None:
     model = parse(LINEAR)
     weight = np.abs(weight_of("w", model)) + 1
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
-    pair = on(written({"weight": {"symmetric": False, "per_channel": False}}, "onnxruntime", model, VECTORS).reads("linear", 1))
+    pair = on(
+        written({"weight": {"symmetric": False, "per_channel": False}}, "onnxruntime", model, VECTORS).reads(
+            "linear", 1
+        )
+    )
     np.testing.assert_allclose(pair.scale, weight.max() / 255, rtol=1e-5)
     assert (pair.dtype, int(pair.zero_point)) == ("uint8", 0)
 
@@ -551,7 +653,11 @@ def test_c3_round_method(name: str) -> None:
 
 def test_c3_stochastic_rounding_has_a_seed() -> None:
     first, same, other = (
-        on(linear({"activation": None, "weight": {"rounding": "stochastic", "seed": seed}}, samples=None).reads("linear", 1))
+        on(
+            linear({"activation": None, "weight": {"rounding": "stochastic", "seed": seed}}, samples=None).reads(
+                "linear", 1
+            )
+        )
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first.codes, same.codes)
@@ -568,7 +674,9 @@ def test_c3_scale_type() -> None:
     expected = symmetric(weight, -127, 127, axis=1)
     np.testing.assert_array_equal(powers.scale, np.exp2(np.rint(np.log2(expected))))
     np.testing.assert_array_equal(np.log2(activation.scale) % 1, 0)
-    halves = on(linear({"activation": None, "weight": {"scale_type": "float16"}}, samples=None).reads("linear", 1)).scale
+    halves = on(
+        linear({"activation": None, "weight": {"scale_type": "float16"}}, samples=None).reads("linear", 1)
+    ).scale
     np.testing.assert_array_equal(halves, expected.astype(np.float16).astype(np.float32))
 
 
