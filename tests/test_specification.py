@@ -4,6 +4,7 @@ graph that is written, with numbers that agree with formulas stated here in nump
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from reading_back import Pair, Written
 from scoped import net
 
 import quantonnx as qx
+from quantonnx import cli
 from quantonnx.config import PRESETS
 from quantonnx.errors import CalibrationError, ConfigError
 
@@ -113,6 +115,18 @@ def test_every_block_of_the_page_fits_the_network_that_it_is_about(said: str) ->
     found = written(yaml.safe_load(said))
     onnx.checker.check_model(found.proto, full_check=True)
     assert "QuantizeLinear" in found.operators()
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(net(), "model.onnx")
+    np.savez("calibration.npz", x=X)
+    lines = re.findall(r"^quantonnx .*$", PAGE, re.MULTILINE)
+    assert len(lines) == 9
+    for line in lines:
+        words = [*shlex.split(line, comments=True)[1:], "-q"]
+        assert cli.run([*words, "--no-speed"] if words[0] == "quantize" else words) == 0, line
+    assert {path.name for path in tmp_path.iterdir()} >= {"quant.schema.json", "model.int8.onnx", "c.onnx", "seen.npz"}
 
 
 def test_the_page_has_the_values_of_every_preset() -> None:
