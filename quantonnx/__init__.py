@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
     from quantonnx.rewriting import make_plan, transform
     from quantonnx.surveying import collect_statistics
-    from quantonnx.target import BiasKind, Target, get_target, known_targets
+    from quantonnx.target import BiasKind, FormatRequest, Target, get_target, known_targets
     from quantonnx.verification import compare
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "DataError",
+    "FormatRequest",
     "Mismatch",
     "Model",
     "ModelError",
@@ -161,6 +162,7 @@ _HOMES = {
     "quantonnx.surveying": ("collect_statistics",),
     "quantonnx.target": (
         "BiasKind",
+        "FormatRequest",
         "Target",
         "get_target",
         "known_targets",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.quantizing import load
 from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import Run
+
+if TYPE_CHECKING:
+    from quantonnx.model import Model
 
 
 def compare(
@@ -55,13 +58,14 @@ def calibrate(
     source: SampleOptions,
     remembered: StatisticsOptions,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99] or entropy.",
+            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99] or entropy; by default the one "
+            "that the file says it was made with, else minmax.",
         ),
-    ] = "minmax",
+    ] = None,
 ) -> None:
     """Give a model that already has Q/DQ pairs new scales, and leave the pairs where they are."""
     from quantonnx.commands import tables
@@ -71,7 +75,8 @@ def calibrate(
 
     output.check()
     remembered.check("calibrate", source, output)
-    checked_method(method)
+    if method is not None:
+        checked_method(method)
     run.result |= {"model": str(model), "output": str(output.out)}
     with run.stage("read", "read") as stage:
         read = Model.read(model)
@@ -81,8 +86,9 @@ def calibrate(
     with run.stage("calibrate", "calibrate") as stage:
         collect = partial(watch_pairs, read, samples, name=source.name, progress=stage.report)
         statistics = remembered.gather(collect, output)
-        done = recalibrate(read, samples, method=method, statistics=statistics, progress=stage.report)
-        stage.detail = f"{done.pairs} pairs have new numbers, {done.biases} biases followed"
+        chosen = method or _method_of(read) or "minmax"
+        done = recalibrate(read, samples, method=chosen, statistics=statistics, progress=stage.report)
+        stage.detail = f"{done.pairs} pairs have new numbers, {done.biases} biases followed, by {chosen}"
     run.result["pairs"] = {"activation": len(pairs.activations), "weight": pairs.weights}
     run.result["recalibrated"] = {"pairs": done.pairs, "biases": done.biases}
     run.result["excluded"] = [{"name": decision.name, "reason": decision.reason} for decision in done.left]
@@ -92,3 +98,11 @@ def calibrate(
     load(run, output.out)
     if done.left:
         run.show(tables.reasons("Left as they were", done.left))
+
+
+def _method_of(model: Model) -> str | None:
+    """The calibration method that a file says it was made with, where it was one for all."""
+    from quantonnx.provenance import provenance
+
+    told = provenance(model.metadata).get("method", "")
+    return told if told and "," not in told else None
