@@ -185,10 +185,30 @@ def _derivation(match: Pattern, claims: Iterable[Site]) -> Derivation | None:
     return Derivation(activation.tensor, activation.format, weight.tensor, weight.format)
 
 
+def with_numbers_of_origins(claims: Iterable[Site]) -> Iterator[Site]:
+    """A derived bias follows what its match's input and weight have been told since they were claimed."""
+    claims = list(claims)
+    found = {(claim.owner, claim.tensor): claim for claim in claims if not claim.whole and claim.derived_from is None}
+    for claim in claims:
+        if claim.derived_from is None:
+            yield claim
+            continue
+        activation = found[claim.owner, claim.derived_from.activation]
+        weight = found[claim.owner, claim.derived_from.weight]
+        derived = claim.derived_from._replace(
+            activation_format=activation.format,
+            activation_ranging=activation.ranging,
+            weight_ranging=weight.ranging,
+        )
+        yield replace(claim, derived_from=derived)
+
+
 def without_narrow_biases(sites: Iterable[Site], decisions: list[Decision]) -> Iterator[Site]:
     """The scale of an int32 bias is a product of two scales, which float16 rounds to a few digits or to zero."""
     for site in sites:
-        if site.derived_from is not None and site.float_type != "float32":
+        if site.derived_from is not None and site.derived_from.activation_format.float8:
+            decisions.append(Decision(site.tensor, "it stays in float: its input is float8", Decider.BIAS))
+        elif site.derived_from is not None and site.float_type != "float32":
             reason = f"it stays in float: {site.float_type} cannot hold the scale of an int32 bias"
             decisions.append(Decision(site.tensor, reason, Decider.BIAS))
         else:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
-from quantonnx.claims import Asked, Asker, without_narrow_biases
+from quantonnx.claims import Asked, Asker, with_numbers_of_origins, without_narrow_biases
 from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision, is_memory_bound, refusal
 from quantonnx.demands import demanded
@@ -77,7 +77,7 @@ def place(
     check_formats(model, target, claims)
     producers = {out.name: node for node in model.graph.nodes for out in node.outputs if out.name and node.inputs}
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
-    joined = with_ranging_of_source(under_one_scale(moved, target, producers))
+    joined = with_numbers_of_origins(with_ranging_of_source(under_one_scale(moved, target, producers)))
     sites = tuple(without_narrow_biases(typed(shared(joined), model, types), decisions))
     check_tensors(config, sites)
     return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))

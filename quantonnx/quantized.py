@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.norm_readers import NormReaders, Skip, norm_readers
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.smooth_quant import smooth
 from quantonnx.assembly import assembled
@@ -31,7 +32,7 @@ from quantonnx.provenance import describe
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
-from quantonnx.sites import Site
+from quantonnx.sites import Site, readers_of_pairs
 from quantonnx.slots import rules_of
 
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
@@ -178,13 +179,12 @@ def _smoothed(quantized: QuantizedModel, samples: Any, *how: Any) -> QuantizedMo
     """Smooths the float model and places anew: weights that others read too have twins with names of their own."""
     config, (forward_loop, limit, threads, progress) = quantized.config, how
     assert config.smooth_quant is not None
-    skipped = rules_of(config.skip.smooth, "skip.smooth")
     smoothing = smooth(
         quantized.model,
         samples,
         alpha=config.smooth_quant.alpha,
         scale_clamp_min=config.smooth_quant.scale_clamp_min,
-        skip=skipped.first,
+        skip=_without_smoothing(quantized),
         forward_loop=forward_loop,
         limit=limit,
         threads=threads,
@@ -196,6 +196,15 @@ def _smoothed(quantized: QuantizedModel, samples: Any, *how: Any) -> QuantizedMo
         *(Decision(norm.activation, norm.reason, Decider.SMOOTH) for norm in smoothing.refused),
     )
     return replace(quantized, model=smoothing.model, sites=placement.sites, decisions=decisions)
+
+
+def _without_smoothing(quantized: QuantizedModel) -> Skip:
+    """Names what the user skips, and norms whose linear layers all stay in float: they gain nothing by it."""
+    skipped = rules_of(quantized.config.skip.smooth, "skip.smooth")
+    found = (norm for norm in norm_readers(quantized.model, skipped.first) if isinstance(norm, NormReaders))
+    integer = readers_of_pairs(quantized.model, quantized.sites, quantized.matches.target)
+    floats = {norm.result.name for norm in found if integer.isdisjoint(norm.linears)}
+    return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
 
 
 def with_statistics(

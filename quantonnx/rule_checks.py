@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from quantonnx.config import NameRules, OperatorRule, QuantConfig
+from quantonnx.config import NameRules, OperatorRule, QuantConfig, TensorQuantConfig
 from quantonnx.config.rules import OTHERS
 from quantonnx.errors import ConfigError, TargetError
 from quantonnx.formal_names import formal_name
@@ -23,7 +23,7 @@ from quantonnx.target import FormatRequest, Target
 
 
 def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
-    """Raises ConfigError for a rule that matches nothing in the model and is not optional."""
+    """Raises ConfigError for a rule that matches nothing in the model and is not optional; TargetError for a bias."""
     known = [name for node in model.graph.nodes for name in names_of(node)]
     folded = [name for step in matches for name in step.nodes]  # a folded node can still be called by its name
     for where, listed in (
@@ -46,6 +46,7 @@ def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
     _check_tensor_names(model, config)
     _check_modules(model, config)
     _check_patterns(matches, config)
+    _check_biases(matches, config)
 
 
 def _found(
@@ -140,6 +141,24 @@ def _check_patterns(matches: Matches, config: QuantConfig) -> None:
         for side in ("inputs", "outputs", "states"):
             for key in getattr(rule, side, None) or ():
                 _check_key(f"patterns.{name}.{side}", key, *_keys_of(known[name], Side(side)))
+
+
+def _check_biases(matches: Matches, config: QuantConfig) -> None:
+    """Raises TargetError for a format of biases where every bias stays in float."""
+    used = {step.pattern for step in matches}
+    if any(point.role is Role.BIAS for p in matches.target.patterns if p.__name__ in used for point in p.qdq_points):
+        return
+    for where, spec in _said_of_biases(config):
+        if spec is not None and spec.said():
+            raise TargetError(f"{where}: {matches.target.name} takes float biases here", "say `bias: null`")
+
+
+def _said_of_biases(config: QuantConfig) -> Iterator[tuple[str, TensorQuantConfig | None]]:
+    yield "bias", config.bias
+    for section in ("op_types", "patterns", "op_names", "modules"):
+        for name, rule in getattr(config, section).items():
+            states = getattr(rule, "states", None) or {}
+            yield from ((f"{section}.{name}.states.{key}", states[key]) for key in ("bias", 1) if key in states)
 
 
 def _keys_of(pattern: type[Pattern], side: Side) -> tuple[range, set[str]]:

@@ -17,7 +17,7 @@ from quantonnx.model import Model
 from quantonnx.ranging import Ranging
 from quantonnx.sites import Site
 
-Key = tuple[str, TensorFormat]
+Key = tuple[str, TensorFormat, Ranging]
 
 
 class SiteNumbers:
@@ -63,12 +63,14 @@ class SiteNumbers:
 
     def _keep(self, site: Site, numbers: Parameters) -> None:
         self.parameters[site] = numbers
-        self._by_key.setdefault((site.tensor, site.format), site)
+        self._by_key.setdefault((site.tensor, site.format, site.ranging), site)
 
     def _origins(self, site: Site) -> tuple[Parameters, Site]:
         assert site.derived_from is not None
-        activation, activation_format, weight, weight_format = site.derived_from
-        return self.parameters[self._by_key[activation, activation_format]], self._by_key[weight, weight_format]
+        origin = site.derived_from
+        activation = self._by_key[origin.activation, origin.activation_format, origin.activation_ranging]
+        weight = self._by_key[origin.weight, origin.weight_format, origin.weight_ranging]
+        return self.parameters[activation], weight
 
     def _range(self, site: Site) -> tuple[float, float]:
         key = (site.source, site.format, site.ranging)

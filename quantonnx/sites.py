@@ -23,12 +23,14 @@ from quantonnx.target import Target
 
 
 class Derivation(NamedTuple):
-    """The two sites whose scales make that of a bias, by tensor and format."""
+    """The two sites whose scales make that of a bias, by tensor, format and way to their numbers."""
 
     activation: str
     activation_format: TensorFormat
     weight: str
     weight_format: TensorFormat
+    activation_ranging: Ranging = BY_METHOD
+    weight_ranging: Ranging = BY_METHOD
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,22 @@ def _merged(group: list[Site]) -> Site:
         demanded=any(site.demanded for site in group),
         reason=_joined(dict.fromkeys(site.reason for site in group)),
     )
+
+
+def readers_of_pairs(model: Model, sites: Iterable[Site], target: Target) -> set[str]:
+    """Returns the names of nodes whose first input comes from a pair, through operators that only move data too."""
+    passing = target.transparent | target.same_scale
+    activations = [site for site in sites if site.on_activation]
+    edges = {edge for site in activations for edge in site.edges}
+    whole = {site.tensor for site in activations if site.whole}
+    found: set[str] = set()
+    for node in model.graph.nodes:  # a node comes after those that it reads
+        value = node.inputs[0] if node.inputs else None
+        before = value.inputs[0] if value is not None and value.inputs else None
+        moved = before is not None and moves(before, passing) and before.name in found
+        if value is not None and (moved or Edge(node.name, 0) in edges or value.name in whole):
+            found.add(node.name)
+    return found
 
 
 def typed(sites: Iterable[Site], model: Model, types: ElementTypes) -> Iterator[Site]:
