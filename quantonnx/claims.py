@@ -149,6 +149,7 @@ class Asker:
             site = self._claim(slot, point, step.pattern, step.output, fmt, outcome)
             yield replace(site, edges=match.edges(point.declaration))
             return
+        _check_derived(slot.tensor.name, outcome)
         if outcome.said.get("int32") and self.target.bias is BiasKind.FLOAT:
             raise TargetError(f"{outcome.rules[-1]}: {self.target.name} takes float biases only", "say `bias: null`")
         derived = _derivation(match, claims)
@@ -164,6 +165,17 @@ class Asker:
                 reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
                 rules=outcome.rules,
             )
+
+
+def _check_derived(bias: str, outcome: Outcome) -> None:
+    """Raises ConfigError for settings of a bias that has no integers of its own: it stays in float, or is int32."""
+    said = [name for name, value in outcome.said.items() if value is not None and name not in ("int32", "float8")]
+    if said:
+        rules = " over ".join(reversed(outcome.rules))
+        raise ConfigError(
+            f"{rules}: {said[0]} is said of the bias {bias!r}, whose scale is that of input and weight",
+            "say `dtype: int8` (or int16) beside it, or leave it out",
+        )
 
 
 def _computes_on(slot: Slot, match: Pattern) -> bool:

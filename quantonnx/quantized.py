@@ -69,7 +69,9 @@ class QuantizedModel:
 
     @property
     def needs_samples(self) -> bool:
-        """True where samples have to show the range of an activation."""
+        """True where samples have to show the range of an activation, or by what to smooth."""
+        if self.config.smooth_quant is not None:
+            return True
         return any(site.on_activation and site.ranging.needs_samples for site in self.sites)
 
     @property

@@ -181,7 +181,7 @@ class Resolver:
         for name in _lowest_first(self._names["tensors"], (slot.tensor.name,)):
             check(self.config.tensors[name], f"tensors.{name}")
             yield Said(f"tensors.{name}", self.config.tensors[name])
-        if slot.tensor.name in self.config.fixed and slot.kind == "activation":
+        if slot.tensor.name in self.config.fixed:
             given = self.config.fixed[slot.tensor.name]
             spec = TensorQuantConfig(scale=given.scale, zero_point=given.zero_point)
             yield Said(f"fixed.{slot.tensor.name}", spec)

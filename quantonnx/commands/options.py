@@ -144,12 +144,15 @@ class NumberOptions:
         from quantonnx.config import QuantConfig, load_settings
 
         values = load_settings(self.config) if self.config else {}
-        checked = QuantConfig(**values)
         if self.preset is not None:
             values["preset"] = self.preset
+        checked = QuantConfig(**values)
         if self.method is not None:
-            if checked.activation is None:
-                raise ConfigError("--method is given, and the configuration has `activation: null`", "give one of them")
+            if checked.only_weights:
+                off = "the configuration has `activation: null`"
+                if checked.activation is not None:
+                    off = f"preset {checked.preset} quantizes weights only"
+                raise ConfigError(f"--method is given, and {off}", "give one of them")
             activation = values.get("activation") or {}
             values["activation"] = {**activation, "calibration_method": checked_method(self.method)}
         values["exclude"] = (*checked.exclude, *(self.exclude or ()))
