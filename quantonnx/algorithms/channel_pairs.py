@@ -227,4 +227,3 @@ def _check_fit(first: Layer, second: Layer, between: list[gs.Node]) -> None:
     flat = any(step.op == "Flatten" for step in between)
     if first.outputs != second.inputs or (first.images and not flat) != second.images:
         raise _Refusal(f"{second.node.op} {second.node.name!r} reads it along another axis")
-
