@@ -83,6 +83,7 @@ ORDER = [
     "quantities",
     "diffing",
     "recalibration",
+    "evidence",
     "compat",
     "linting",
     "runtimes",
