@@ -71,9 +71,7 @@ class Rewriter:
         Names get the prefix; types that were declared are kept, shapes are not.
         """
         outputs = [
-            gs.Variable(self._unique(f"{prefix}{value.name}"), dtype=value.dtype)
-            if value.name
-            else gs.Variable.empty()
+            gs.Variable(self._unique(f"{prefix}{value.name}"), dtype=value.dtype) if value.name else gs.Variable.empty()
             for value in node.outputs
         ]
         name, domain = self._unique(f"{prefix}{node.name}"), node.domain

@@ -52,8 +52,12 @@ class Errors:
         return math.inf if self.noise > 0 else 0.0
 
     def __add__(self, other: Errors) -> Errors:
-        sums = (getattr(self, name) + getattr(other, name) for name in ("signal", "noise", "power", "count"))
-        return Errors(*sums)  # type: ignore[arg-type]  # the last sum is one of integers
+        return Errors(
+            self.signal + other.signal,
+            self.noise + other.noise,
+            self.power + other.power,
+            self.count + other.count,
+        )
 
     def to_dict(self) -> dict[str, float]:
         """Returns the figures and the sums behind them."""

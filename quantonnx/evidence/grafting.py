@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,11 +21,21 @@ _LARGEST_COMPARED = 1 << 20
 """Bytes of the constants that are compared number by number to find out whether both models have the same."""
 
 
+@dataclass(frozen=True)
+class Slice:
+    """A part of the quantized model that gives the value `seen`: its nodes in an order that runs, and the float values
+    that it reads, by the identity of what they are in the quantized model."""
+
+    seen: gs.Tensor
+    nodes: tuple[gs.Node, ...]
+    bound: Mapping[int, gs.Tensor]
+
+
 class Grafter:
     """Copies nodes of `quantized` into `base`, a float model with the same names that is changed in place.
 
-    A copy whose inputs are what a node of `base` reads already is that node; nodes that read only values of `base` or
-    constants, such as pairs on its values, are copied once for all parts.
+    A copy that would read what a node of `base` reads is that node, and two copies that would read the same are one:
+    so pairs on float values, and quantized weights, stand once for all parts.
     """
 
     def __init__(self, base: Model, quantized: Model) -> None:
@@ -32,8 +43,11 @@ class Grafter:
         self.editor = Rewriter(base)
         self.nodes = {node.name: node for node in base.graph.nodes}
         self.tensors = base.tensors()
-        self._native = {id(value) for value in self.tensors.values()}
-        self._shared: dict[int, list[gs.Tensor]] = {}
+        self.outputs = list(base.graph.outputs)
+        self.quantized_tensors = quantized.tensors()
+        self._own = list(base.graph.nodes)
+        self._places = {id(node): place for place, node in enumerate(quantized.graph.nodes)}
+        self._made: dict[tuple[object, ...], list[gs.Tensor]] = {}
         self._constants: dict[int, gs.Constant] = {}
 
     def original(self, node: gs.Node) -> gs.Node | None:
@@ -41,17 +55,48 @@ class Grafter:
         found = self.nodes.get(node.name)
         return found if found is not None and (found.op, found.domain) == (node.op, node.domain) else None
 
-    def side(self, nodes: Collection[str], seen: gs.Tensor, prefix: str) -> gs.Tensor | None:
-        """Returns what the named nodes give as `seen`, a value of the quantized model, from float values.
+    def float_value(self, value: gs.Tensor) -> gs.Tensor | None:
+        """Returns the float model's value for one of the quantized model; None for what quantization brought."""
+        node = value.inputs[0] if value.inputs else None
+        if node is None:
+            return self.tensors.get(value.name)
+        twin = self.original(node)
+        return self.tensors.get(value.name) if twin is None else twin.outputs[_place(node, value)]
 
-        They keep the pairs at their inputs and outputs and their constants; None where nothing of it differs from the
-        float model.
-        """
-        inside, bound = self._slice(nodes, seen)
-        if not any(self.original(node) is None for node in inside):
-            return None
-        order = [node for node in self.quantized.graph.nodes if id(node) in {id(found) for found in inside}]
-        return self.copy(order, bound, prefix)[id(seen)]
+    def slice(self, nodes: Collection[str], seen: gs.Tensor) -> Slice:
+        """Returns the part of the quantized model from float values to `seen`: the named nodes, the pairs at their
+        inputs and outputs, and what only moves data between the two."""
+        inside: dict[int, gs.Node] = {}
+        bound: dict[int, gs.Tensor] = {}
+        waiting = [seen]
+        while waiting:
+            value = waiting.pop()
+            node = value.inputs[0] if value.inputs else None
+            if isinstance(value, gs.Constant) or not value.name or (node is not None and id(node) in inside):
+                continue
+            twin = None if node is None else self.original(node)
+            if node is None:
+                bound[id(value)] = self.tensors[value.name]
+            elif twin is None or node.name in nodes or _moves_codes(node):
+                inside[id(node)] = node
+                waiting += node.inputs
+            else:
+                bound[id(value)] = twin.outputs[_place(node, value)]
+        return Slice(seen, tuple(sorted(inside.values(), key=lambda node: self._places[id(node)])), bound)
+
+    def side(self, part: Slice, prefix: str) -> gs.Tensor:
+        """Copies a part of the quantized model so that it reads float values; returns what it gives."""
+        return self.copy(part.nodes, part.bound, prefix)[id(part.seen)]
+
+    def later(self, value: gs.Tensor, other: gs.Tensor, prefix: str) -> dict[str, gs.Tensor]:
+        """Copies all float nodes that need a value, so that they read another one; returns changed graph outputs."""
+        values = {id(value): other}
+        for node in list(_that_need(self._own, value)):
+            renamed = self._captured(node, values, self.base)
+            inputs = [values.get(id(read), read) for read in node.inputs]
+            copies = self._grafted(node, inputs, renamed, prefix)
+            values.update((id(old), new) for old, new in zip(node.outputs, copies, strict=True))
+        return {out.name: values[id(out)] for out in self.outputs if id(out) in values}
 
     def whole(self, prefix: str) -> dict[int, gs.Tensor]:
         """Copies the whole quantized model; returns its values in `base` by identity."""
@@ -70,17 +115,14 @@ class Grafter:
     def _copied(
         self, node: gs.Node, inputs: list[gs.Tensor], values: Mapping[int, gs.Tensor], prefix: str
     ) -> list[gs.Tensor]:
-        renamed = self._captured(node, values)
+        renamed = self._captured(node, values, self.quantized)
         twin = self.original(node)
         if twin is not None and not renamed and _same_inputs(inputs, twin.inputs):
             return list(twin.outputs)
-        if renamed or not all(isinstance(read, gs.Constant) or id(read) in self._native for read in inputs):
-            return self._grafted(node, inputs, renamed, prefix)
-        if id(node) not in self._shared:
-            self._shared[id(node)] = self._grafted(node, inputs, {}, "shared/")
-            if twin is None:  # what pairs give from float values is a float value again: rows of pairs are shared too
-                self._native |= {id(value) for value in self._shared[id(node)]}
-        return self._shared[id(node)]
+        key = (id(node), *(id(read) if read.name else 0 for read in inputs), *renamed.values())
+        if key not in self._made:
+            self._made[key] = self._grafted(node, inputs, renamed, prefix)
+        return self._made[key]
 
     def _grafted(
         self, node: gs.Node, inputs: list[gs.Tensor], renamed: Mapping[str, str], prefix: str
@@ -111,50 +153,29 @@ class Grafter:
                 self._constants[id(value)] = made
         return self._constants[id(value)]
 
-    def _captured(self, node: gs.Node, values: Mapping[int, gs.Tensor]) -> dict[str, str]:
-        """The values that the bodies of a node read, as far as they have other names here."""
-        names = body_reads(node) if has_body(node) else set()
-        known = {name: self.quantized.find(name) for name in sorted(names)}
-        found = {name: self._value(value, values).name for name, value in known.items()}
-        return {name: new for name, new in found.items() if new and new != name}
-
-    def _slice(self, nodes: Collection[str], seen: gs.Tensor) -> tuple[list[gs.Node], dict[int, gs.Tensor]]:
-        """The quantized model's nodes from float values to `seen`, and those values by the identity of what they are
-        in the quantized model."""
-        inside: dict[int, gs.Node] = {}
-        bound: dict[int, gs.Tensor] = {}
-        waiting = [seen]
-        while waiting:
-            value = waiting.pop()
-            node = value.inputs[0] if value.inputs else None
-            if isinstance(value, gs.Constant) or not value.name or (node is not None and id(node) in inside):
-                continue
-            twin = self.original(node) if node is not None else None
-            if node is None:
-                bound[id(value)] = self.tensors[value.name]
-            elif twin is None or node.name in nodes or self._moves_codes(node):
-                inside[id(node)] = node
-                waiting += node.inputs
-            else:
-                bound[id(value)] = twin.outputs[_place(node, value)]
-        return list(inside.values()), bound
-
-    def _moves_codes(self, node: gs.Node) -> bool:
-        """True where a pair stands before operators that only move data, the last of which is `node`."""
-        while node.op in MOVING and not node.domain and node.inputs[0].inputs:
-            node = node.inputs[0].inputs[0]
-            if node.op == "DequantizeLinear":
-                return True
-        return False
+    def _captured(self, node: gs.Node, values: Mapping[int, gs.Tensor], model: Model) -> dict[str, str]:
+        """The values that the bodies of a node of `model` read, as far as they have other names here."""
+        known = [model.find(name) for name in sorted(body_reads(node))] if has_body(node) else []
+        found = {value.name: values.get(id(value), value).name for value in known}
+        return {name: new for name, new in found.items() if new != name}
 
 
-def reads_later(nodes: Iterable[gs.Node], value: gs.Tensor) -> Iterator[gs.Node]:
+def _that_need(nodes: Iterable[gs.Node], value: gs.Tensor) -> Iterator[gs.Node]:
     """Yields the nodes that need a value, however indirectly, of nodes in an order that runs."""
     needed = {value.name}
     for node in nodes:
         if any(read.name in needed for read in node.inputs) or (has_body(node) and needed & body_reads(node)):
             needed |= {output.name for output in node.outputs if output.name}
             yield node
+
+
+def _moves_codes(node: gs.Node) -> bool:
+    """True where a pair stands before operators that only move data, the last of which is `node`."""
+    while node.op in MOVING and not node.domain and node.inputs[0].inputs:
+        node = node.inputs[0].inputs[0]
+        if node.op == "DequantizeLinear":
+            return True
+    return False
 
 
 def _place(node: gs.Node, value: gs.Tensor) -> int:

@@ -79,7 +79,7 @@ def _row(model: Model, quantize: gs.Node) -> Row | None:
         result = _dequantized(quantize_next)
         assert result is not None
     axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
-    readers = (*_readers(result), *_movers(result.inputs[0].inputs[0]))
+    readers = tuple(_final_readers(result.inputs[0].inputs[0]))
     return Row(str(quantize.inputs[0].name), quantize, result, scale, zero, low, high, axis, readers)
 
 
@@ -112,13 +112,15 @@ def _continues(model: Model, row: Row) -> bool:
     return scale is not None and np.array_equal(model.array(scale), row.scale)
 
 
-def _readers(value: gs.Tensor) -> Iterator[Edge]:
-    seen: set[int] = set()
-    for reader in value.outputs:
-        if id(reader) not in seen:
-            seen.add(id(reader))
-            yield from (Edge(reader.name, index) for index, read in enumerate(reader.inputs) if read is value)
+def _final_readers(codes: gs.Tensor) -> Iterator[Edge]:
+    """The operator inputs that read codes, or what DequantizeLinear makes of them."""
+    for edge, reader in _readers(codes):
+        if reader.op == "DequantizeLinear":
+            yield from (inner for inner, _ in _readers(reader.outputs[0]))
+        else:
+            yield edge
 
 
-def _movers(codes: gs.Tensor) -> Iterator[Edge]:
-    return (edge for edge in _readers(codes) if not edge.node.endswith("DequantizeLinear"))
+def _readers(value: gs.Tensor) -> Iterator[tuple[Edge, gs.Node]]:
+    for reader in {id(reader): reader for reader in value.outputs}.values():
+        yield from ((Edge(reader.name, index), reader) for index, read in enumerate(reader.inputs) if read is value)
