@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from quantonnx.element_types import FLOATS, ElementTypes, type_name
 from quantonnx.evidence.constants import origin_of
