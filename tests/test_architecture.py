@@ -90,6 +90,7 @@ ORDER = [
     "explaining",
     "drawing",
     "summary",
+    "evidence",
     "quantonnx",
     "demo",
     "commands",
