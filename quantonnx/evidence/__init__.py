@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from quantonnx.evidence.advice import advice, worst_site
 from quantonnx.evidence.collecting import collect_evidence
+from quantonnx.evidence.files import compare_layers
 from quantonnx.evidence.findings import Errors, Evidence, GroupEvidence, SiteEvidence
 
-__all__ = ["Errors", "Evidence", "GroupEvidence", "SiteEvidence", "collect_evidence"]
+__all__ = [
+    "Errors",
+    "Evidence",
+    "GroupEvidence",
+    "SiteEvidence",
+    "advice",
+    "collect_evidence",
+    "compare_layers",
+    "worst_site",
+]

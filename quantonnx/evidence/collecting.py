@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from quantonnx.calibration.loading import weight_bytes
@@ -13,6 +14,7 @@ from quantonnx.evidence.constants import constant_sites
 from quantonnx.evidence.findings import Errors, Evidence, GroupEvidence, SiteEvidence
 from quantonnx.evidence.groups import matched_groups
 from quantonnx.evidence.measuring import Subject, Survey
+from quantonnx.evidence.outputs import errors_at_outputs
 from quantonnx.evidence.running import totals
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
@@ -28,6 +30,7 @@ def collect_evidence(
     samples: Any,
     *,
     reference: Model | None = None,
+    at_outputs: int = 0,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -35,10 +38,12 @@ def collect_evidence(
     """Returns the errors of each matched group and each pair of a calibrated model.
 
     `samples` is what `open_samples` takes. `reference` is the float model to compare with, by default that of
-    `quantized`; give the one from before where weights or biases were corrected. Raises CalibrationError before
-    calibration, and DataError for samples that do not fit.
+    `quantized`; give the one from before where weights or biases were corrected. For the `at_outputs` groups with the
+    largest isolated errors, what each does alone to the model's outputs is measured too, in further passes. Raises
+    CalibrationError before calibration, and DataError for samples that do not fit.
     """
-    return measure(subject_of(quantized, reference), samples, limit=limit, threads=threads, progress=progress)
+    subject = subject_of(quantized, reference)
+    return measure(subject, samples, at_outputs=at_outputs, limit=limit, threads=threads, progress=progress)
 
 
 def subject_of(quantized: QuantizedModel, reference: Model | None = None) -> Subject:
@@ -53,6 +58,7 @@ def measure(
     subject: Subject,
     samples: Any,
     *,
+    at_outputs: int = 0,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -63,6 +69,7 @@ def measure(
     is remembered are sums; beside the models themselves, activations are held as long as somebody reads them.
     """
     stream = open_samples(samples, input_specs(subject.exact), limit=limit)
+    run = partial(totals, samples=stream, threads=threads, progress=progress)
     parts = max(1, math.ceil(weight_bytes(subject.exact) / LARGEST_AT_ONCE))
     groups: list[GroupEvidence] = []
     sites: list[SiteEvidence] = []
@@ -70,12 +77,15 @@ def measure(
     seen = 0
     for part in range(parts):
         survey = Survey(subject, part, parts)
-        found, seen = totals(survey.model, survey.gauges.outputs, stream, threads=threads, progress=progress)
+        found, seen = run(survey.model, survey.gauges.outputs)
         groups += survey.groups(found)
         sites += survey.pairs(found)
         outputs |= survey.outputs(found)
     sites += constant_sites(subject.grafter())
-    return Evidence(_shared(_ranked(groups)), _sorted_sites(sites), outputs, seen, passes=parts)
+    ranked = _shared(_ranked(groups))
+    alone, further = errors_at_outputs(subject, [group.name for group in ranked[:at_outputs]], run)
+    ranked = tuple(replace(group, at_outputs=alone.get(group.name, {})) for group in ranked)
+    return Evidence(ranked, _sorted_sites(sites), outputs, seen, passes=parts + further)
 
 
 def _ranked(groups: Iterable[GroupEvidence]) -> list[GroupEvidence]:

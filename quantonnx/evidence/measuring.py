@@ -56,22 +56,43 @@ class _SiteGauges:
     range: RangeGauge | None
 
 
-class Survey:
-    """The model that measures groups, pairs and outputs, or every `parts`-th of them from the number `part` on."""
+class Bench:
+    """A copy of the float model with measures in the making, and the groups of a subject of which pairs are a part."""
 
-    def __init__(self, subject: Subject, part: int = 0, parts: int = 1) -> None:
-        self.sites = subject.sites
+    def __init__(self, subject: Subject) -> None:
         self.grafter = subject.grafter()
         self.model = self.grafter.base
         self.gauges = Gauges(self.model, self.grafter.editor)
         self.rows = rows_of(self.grafter.quantized)
         self._types = ElementTypes(self.model)
+        groups = [*subject.groups, *further_groups(self.grafter, subject.groups)]
+        self.groups = [(group, part) for group in groups if (part := self._part(group)) is not None]
+
+    def is_float(self, name: str) -> bool:
+        """True for a value of the float model whose element type is not known to be another."""
+        kind = self._types.of(self.grafter.tensors[name])
+        return kind is None or type_name(kind) in FLOATS
+
+    def _part(self, group: Group) -> Slice | None:
+        """The part of the quantized model that a group is; None where it is as in the float model."""
+        seen = seen_value(self.grafter, self.rows, group)
+        if seen is None or group.tensor not in self.grafter.tensors or not self.is_float(group.tensor):
+            return None
+        found = self.grafter.slice(group.nodes, seen)
+        return found if any(self.grafter.original(node) is None for node in found.nodes) else None
+
+
+class Survey:
+    """The model that measures groups, pairs and outputs, or every `parts`-th of them from the number `part` on."""
+
+    def __init__(self, subject: Subject, part: int = 0, parts: int = 1) -> None:
+        self.sites = subject.sites
+        bench = self._bench = Bench(subject)
+        self.grafter, self.model, self.gauges = bench.grafter, bench.model, bench.gauges
         self._whole = self.grafter.whole("quantized/")
-        self._of_node = {id(row.quantize): row for row in self.rows}
-        further = further_groups(self.grafter, subject.groups)
-        wanted = [found for group in (*subject.groups, *further) if (found := self._sliced(group)) is not None]
-        self._groups = [self._group(index, *found) for index, found in enumerate(wanted) if index % parts == part]
-        rows = [row for index, row in enumerate(self.rows) if index % parts == part]
+        self._of_node = {id(row.quantize): row for row in bench.rows}
+        self._groups = [self._group(i, *found) for i, found in enumerate(bench.groups) if i % parts == part]
+        rows = [row for index, row in enumerate(bench.rows) if index % parts == part]
         self._sites = [gauges for row in rows if (gauges := self._site(row)) is not None]
         self._outputs = self._output_gauges() if part == 0 else {}
         self.gauges.close()
@@ -102,19 +123,6 @@ class Survey:
         """Returns what the sums say of the model's outputs."""
         return {name: gauge.read(totals) for name, gauge in self._outputs.items()}
 
-    def _sliced(self, group: Group) -> tuple[Group, Slice] | None:
-        """The part of the quantized model that a group is; None where it is as in the float model."""
-        seen = seen_value(self.grafter, self.rows, group)
-        if seen is None or group.tensor not in self.grafter.tensors or not self._is_float(group.tensor):
-            return None
-        found = self.grafter.slice(group.nodes, seen)
-        changed = any(self.grafter.original(node) is None for node in found.nodes)
-        return (group, found) if changed else None
-
-    def _is_float(self, name: str) -> bool:
-        kind = self._types.of(self.grafter.tensors[name])
-        return kind is None or type_name(kind) in FLOATS
-
     def _group(self, index: int, group: Group, part: Slice) -> _GroupGauges:
         exact = self.grafter.tensors[group.tensor]
         result = self.grafter.side(part, f"group_{index}/")
@@ -138,7 +146,7 @@ class Survey:
 
     def _site(self, row: Row) -> _SiteGauges | None:
         exact = self.grafter.float_value(row.quantize.inputs[0])
-        if exact is None or not self._is_float(exact.name):
+        if exact is None or not self._bench.is_float(exact.name):
             return None
         result = self.grafter.side(self.grafter.slice((), row.result), "pair/")
         rank = None if exact.shape is None else len(exact.shape)
@@ -155,7 +163,7 @@ class Survey:
         return {
             str(value.name): self.gauges.errors(value, given[value.name])
             for value in self.grafter.outputs
-            if value.name in given and self._is_float(value.name)
+            if value.name in given and self._bench.is_float(value.name)
         }
 
     def _pair(self, found: _SiteGauges, totals: Totals) -> SiteEvidence:
