@@ -294,3 +294,20 @@ def test_planted_imbalance_is_taken_out_of_mobilenet() -> None:
     assert qx.compare(proto, found.model.to_proto(), feeds).sqnr_db > 80
     before, after = (per_tensor_sqnr(model, proto, feeds) for model in (Model.read(proto), found.model))
     assert after >= before + 10
+
+
+def test_equalization_as_a_step_of_a_recipe(tmp_path: Path) -> None:
+    """The file holds the codes of the equalized weights, and what could not be equalized is among the decisions."""
+    samples = [{"x": RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    config = qx.QuantConfig(recipe=["equalize"], bias_correction=False)
+    quantized = qx.quantize(parse(PLAIN), samples, target="tensorrt", config=config)
+    _, expected = equalized(PLAIN)
+    np.testing.assert_allclose(values(quantized.model, "w"), values(expected.model, "w"), rtol=1e-5)
+    assert any(decision.name == "y" and "graph" in decision.reason for decision in quantized.decisions)
+    skipped = qx.QuantConfig(recipe=[{"equalize": {"skip": ["Conv"]}}], bias_correction=False)
+    plain = qx.quantize(parse(PLAIN), samples, target="tensorrt", config=skipped)
+    np.testing.assert_array_equal(values(plain.model, "w"), values(read(PLAIN), "w"))
+    with pytest.raises(qx.errors.PlanError, match="equalize changes activations"):
+        qx.quantize(
+            parse(PLAIN), statistics=qx.collect_statistics(parse(PLAIN), samples, target="tensorrt"), config=config
+        )
