@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,12 +12,14 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.algorithms.norm_readers import NormReaders, Skip, norm_readers
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.algorithms.weight_steps import WeightStep, run_steps
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.collecting import uncollected
@@ -51,6 +53,7 @@ class QuantizedModel:
     parameters: Mapping[Site, Parameters] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
+    weight_changes: tuple[LayerChange, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -131,12 +134,14 @@ def calibrate(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    weight_steps: Sequence[WeightStep] = (),
 ) -> QuantizedModel:
     """Returns the model with scale and zero point at every site.
 
     `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
     its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
-    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run. `weight_steps` choose the
+    codes of weights by what samples show, one after the other; they read the samples once more.
     Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
     DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
     """
@@ -167,7 +172,10 @@ def calibrate(
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        return _calibrated(quantized, collector.collected())
+        found = collector.collected()
+    if not weight_steps:
+        return _calibrated(quantized, found)
+    return _moved(quantized, found, open_samples(samples, input_specs(quantized.model), limit=limit), weight_steps, threads, progress)
 
 
 def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
@@ -175,6 +183,35 @@ def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedM
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
     return replace(with_statistics(quantized, tensors, means), data=statistics.data)
+
+
+def _moved(
+    quantized: QuantizedModel, statistics: Statistics, samples: Samples, steps: Sequence[WeightStep], *how: Any
+) -> QuantizedModel:
+    """Moves weights onto their grids; biases that nothing has corrected on the way are corrected as ever."""
+    plain = _calibrated(quantized, replace(statistics, means={}))
+    assert plain.parameters is not None
+    threads, progress = how
+    biases, numbers = quantized.config.bias_correction, SiteNumbers.of(plain.model, plain.parameters)
+    derived = [site for site in plain.sites if site.derived_from is not None]
+    change = run_steps(
+        plain.model,
+        plain.sites,
+        plain.parameters,
+        samples,
+        steps,
+        biases=biases,
+        least=dict(map(numbers.least_for_bias, derived)),
+        threads=threads,
+        progress=progress,
+    )
+    numbers.parameters.update(change.parameters)
+    for site in derived:
+        numbers.bias(site)
+    rest = tuple(site for site in plain.weight_sites if site not in change.corrected)
+    means = statistics.channel_means() if biases else {}
+    model = correct_biases(change.model, rest, numbers.parameters, means)
+    return replace(plain, model=model, parameters=numbers.parameters, weight_changes=change.layers)
 
 
 def _smoothed(quantized: QuantizedModel, samples: Any, *how: Any) -> QuantizedModel:
