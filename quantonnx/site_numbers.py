@@ -58,7 +58,7 @@ class SiteNumbers:
         weight, needed = self.least_for_bias(site)
         numbers = self.parameters[weight]
         if np.any(needed > numbers.scale):
-            self.parameters[weight] = Parameters(_raised(numbers.scale, needed, weight.format), numbers.zero_point)
+            self.parameters[weight] = Parameters(raised(numbers.scale, needed, weight.format), numbers.zero_point)
 
     def least_for_bias(self, site: Site) -> tuple[Site, np.ndarray[Any, Any]]:
         """Returns the site of the weight beside a bias, and the least scales with which the bias fits into int32."""
@@ -141,8 +141,8 @@ class SiteNumbers:
             raise ConfigError(f"{where}: {site.tensor!r} has {zero_point.size} zero points", expected)
 
 
-def _raised(scale: np.ndarray[Any, Any], least: np.ndarray[Any, Any], fmt: TensorFormat) -> np.ndarray[Any, Any]:
-    """Scales of the same kind, where `least` is more the next greater ones."""
+def raised(scale: np.ndarray[Any, Any], least: np.ndarray[Any, Any], fmt: TensorFormat) -> np.ndarray[Any, Any]:
+    """Returns scales of the same kind, where `least` is more the next greater ones."""
     if fmt.scale_type is ScaleType.POWER_OF_TWO:
         least = np.exp2(np.ceil(np.log2(np.maximum(least, np.finfo(np.float32).tiny))))
     elif fmt.scale_type is ScaleType.FLOAT16:

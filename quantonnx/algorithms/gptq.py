@@ -8,7 +8,8 @@ and algorithm 1: Cholesky factor of H⁻¹, lazy updates of blocks).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from quantonnx.algorithms.grids import Problem, Rounded, nearest
 from quantonnx.algorithms.layer_choice import LayerChoice, check_share
 from quantonnx.algorithms.layerwise import Pace
+from quantonnx.algorithms.scale_search import RATIOS, searched, searched_rows
 from quantonnx.algorithms.second_moments import damped
 from quantonnx.errors import ConfigError
 from quantonnx.formats import Parameters
@@ -34,13 +36,15 @@ class GptqSettings(LayerChoice):
     `damp_percent` of the mean of H's diagonal is added to the diagonal. With `desc_act`, inputs are rounded in the
     order of falling E[x²], else as they stand. With `static_groups`, the scales of groups are those of the float
     weight, else each is found when its group is reached. With `true_sequential`, the inputs of a layer are those that
-    the layers before give once they are rounded. Raises ConfigError for what makes no sense.
+    the layers before give once they are rounded. With `search_scales`, scales may clip a few weights. Raises ConfigError for what makes no sense.
     """
 
     damp_percent: float = 0.01
     desc_act: bool = False
     static_groups: bool = False
     true_sequential: bool = True
+    search_scales: bool = False
+    asymmetric: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,17 +53,19 @@ class GptqSettings(LayerChoice):
     @property
     def pace(self) -> Pace:
         """How layers follow each other."""
-        return Pace(sequential=self.true_sequential)
+        return Pace(sequential=self.true_sequential, asymmetric=self.asymmetric)
 
     def round(self, problem: Problem) -> Rounded:
         """Returns the codes of one layer."""
         fmt = problem.format
         if fmt.group_size is None or self.static_groups or fmt.axis != problem.layer.input_axis:
+            if self.search_scales:
+                problem = replace(problem, parameters=searched(problem))
             return Rounded(_Columns(problem, self.damp_percent, by_size=self.desc_act).rounded(), problem.parameters)
         if self.desc_act:
             told = "gptq.desc_act orders inputs, and the groups of ONNX are neighbours"
             raise ConfigError(told, "set static_groups too")
-        return _with_scales(problem, self.damp_percent, fmt.group_size)
+        return _with_scales(problem, self.damp_percent, fmt.group_size, RATIOS if self.search_scales else (1.0,))
 
 
 class _Columns:
@@ -108,14 +114,15 @@ def _upper_factor(second: Array) -> Array:
     return np.ascontiguousarray(np.triu(inverse))
 
 
-def _with_scales(problem: Problem, percent: float, size: int) -> Rounded:
+def _with_scales(problem: Problem, percent: float, size: int, ratios: Sequence[float]) -> Rounded:
     """Rounds group after group, with the scales of what a group is by then."""
     columns = _Columns(problem, percent, by_size=False)
     fmt, kind = problem.format, problem.layer.site.float_type
     found = []
     for start in range(0, problem.weight.shape[-1], size):
         group = columns.values[0, :, start : start + size]
-        numbers = fmt.parameters(np.minimum(group.min(axis=1), 0), np.maximum(group.max(axis=1), 0), kind)
+        part = slice(start, start + size)
+        numbers = searched_rows(group, problem.second[0, part, part], fmt, kind, ratios)
         for steps, each in zip(columns.steps, (numbers.scale, numbers.zero_point), strict=True):
             steps[0, :, start : start + size] = each[:, None]
         columns.round_block(slice(start, start + size))

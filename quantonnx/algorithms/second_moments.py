@@ -26,7 +26,6 @@ class Moments:
         self.rows = 0
         self._first = np.zeros((groups, inputs))
         self._second = np.zeros((groups, inputs, inputs))
-        self._sizes = np.zeros((groups, inputs))
         self._float_first = np.zeros((groups, inputs)) if paired else self._first
         self._cross = np.zeros((groups, inputs, inputs)) if paired else self._second
 
@@ -36,11 +35,11 @@ class Moments:
         if not np.isfinite(second).all():
             raise CalibrationError("the inputs hold NaN or infinity, or numbers that are too large", "mend the model")
         self.rows += x.shape[1]
-        self._first += x.sum(axis=1, dtype=np.float64)
-        self._sizes += np.abs(x).sum(axis=1, dtype=np.float64)
+        ones = np.ones((1, 1, x.shape[1]), np.float32)
+        self._first += np.matmul(ones, x)[:, 0]
         self._second += second
         if y is not None:
-            self._float_first += y.sum(axis=1, dtype=np.float64)
+            self._float_first += np.matmul(ones, y)[:, 0]
             self._cross += np.matmul(y.swapaxes(1, 2), x)
 
     @property
@@ -52,11 +51,6 @@ class Moments:
     def float_mean(self) -> Array:
         """E[y], float64 [groups, inputs]."""
         return self._float_first / max(self.rows, 1)
-
-    @property
-    def sizes(self) -> Array:
-        """E[|x|], float64 [groups, inputs]."""
-        return self._sizes / max(self.rows, 1)
 
     def second(self, *, centred: bool = False) -> Array:
         """Returns E[x xᵀ], float64 [groups, inputs, inputs]; `centred`, that of x − E[x]."""

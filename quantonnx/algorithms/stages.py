@@ -90,7 +90,8 @@ class Stream:
         self._stages = stages
         self._folder = folder
         self._threads = threads
-        self._files: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._kinds: dict[tuple[int, str], tuple[np.dtype[Any], tuple[int, ...]]] = {}
         self.samples = 0
         folder.mkdir()
         for feed in feeds:
@@ -123,21 +124,26 @@ class Stream:
                 self._keep(sample, dict(zip(stage.gives, found, strict=True)))
         for name in stage.dropped:
             for sample in range(self.samples):
-                self._path(sample, name).unlink(missing_ok=True)
+                self._drop(sample, name)
 
     def _keep(self, sample: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if not isinstance(value, np.ndarray):
                 raise ModelError(f"the value {name!r} is a {type(value).__name__}, expected a tensor between stages")
-            self._files.setdefault(name, str(len(self._files)))
-            np.save(self._path(sample, name), value, allow_pickle=False)
+            self._kinds[sample, name] = value.dtype, value.shape
+            np.ascontiguousarray(value).tofile(self._path(sample, name))
 
     def _load(self, sample: int, name: str) -> Array:
-        found: Array = np.load(self._path(sample, name), allow_pickle=False)
-        return found
+        dtype, shape = self._kinds[sample, name]
+        return np.fromfile(self._path(sample, name), dtype).reshape(shape)
+
+    def _drop(self, sample: int, name: str) -> None:
+        del self._kinds[sample, name]
+        self._path(sample, name).unlink()
 
     def _path(self, sample: int, name: str) -> Path:
-        return self._folder / f"{self._files[name]}_{sample}.npy"
+        number = self._numbers.setdefault(name, len(self._numbers))
+        return self._folder / f"{number}_{sample}"
 
 
 def _cut(graph: onnx.GraphProto, layers: set[str], inputs: set[str], constants: set[str]) -> Iterator[Stage]:

@@ -44,13 +44,15 @@ class WeightLayer:
 
     @property
     def bias(self) -> gs.Constant | None:
-        """The constant with a number for each output channel that this node adds and that nothing else reads."""
-        if self.node.op == "MatMul" or len(self.node.inputs) < 3:
-            return None
-        bias, outputs = self.node.inputs[2], self.outputs
-        alone = isinstance(bias, gs.Constant) and len(bias.outputs) == 1 and tuple(bias.shape) == (outputs,)
-        plain = float(self.node.attrs.get("beta", 1.0)) == 1.0 and float(self.node.attrs.get("alpha", 1.0)) == 1.0
-        return bias if alone and plain else None
+        """The constant with a number for each output channel that is added to the product and that nothing else reads.
+
+        That of the node itself, or of the only Add behind a MatMul.
+        """
+        if self.node.op == "MatMul":
+            return _added_behind(self.node, self.outputs) if self.index == 1 else None
+        bias = self.node.inputs[2] if len(self.node.inputs) > 2 else None
+        plain = all(float(self.node.attrs.get(name, 1.0)) == 1.0 for name in ("alpha", "beta"))
+        return bias if plain and _is_own(bias, self.outputs) else None
 
     @property
     def groups(self) -> int:
@@ -60,9 +62,7 @@ class WeightLayer:
     @property
     def outputs(self) -> int:
         """The number of output channels."""
-        if self.node.op == "Conv":
-            return self.shape[0]
-        return self.shape[0] if self._inputs_last else self.shape[1]
+        return self.shape[self.output_axis]
 
     @property
     def inputs(self) -> int:
@@ -75,6 +75,11 @@ class WeightLayer:
         if self.node.op == "Conv":
             return None
         return 1 if self._inputs_last else 0
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of the weight along which the output channels lie."""
+        return 0 if self.node.op == "Conv" or self._inputs_last else 1
 
     @property
     def reading(self) -> tuple[Any, ...]:
@@ -135,6 +140,17 @@ def weight_layers(model: Model, sites: Sequence[Site]) -> tuple[list[WeightLayer
     return sorted(layers, key=lambda layer: places[layer.node.name]), refused
 
 
+def _added_behind(node: gs.Node, outputs: int) -> gs.Constant | None:
+    readers = node.outputs[0].outputs
+    if len(readers) != 1 or readers[0].op != "Add" or readers[0].domain:
+        return None
+    return next((value for value in readers[0].inputs if _is_own(value, outputs)), None)
+
+
+def _is_own(value: gs.Tensor | None, outputs: int) -> bool:
+    return isinstance(value, gs.Constant) and len(value.outputs) == 1 and tuple(value.shape) == (outputs,)
+
+
 def _why_not(site: Site, node: gs.Node, value: gs.Tensor) -> str | None:
     fmt = site.format
     if fmt.float8 or fmt.n_bits > _MOST_BITS:
@@ -170,11 +186,9 @@ def _patches(image: Array, kernel: Sequence[int], groups: int, attrs: Mapping[st
 
 def _as_rows(windows: Array, spatial: int, groups: int) -> Array:
     """Turns [channels, *places, *kernel] into [groups, places, channels of a group · kernel]."""
-    places, size = prod(windows.shape[1 : 1 + spatial]), prod(windows.shape[1 + spatial :])
-    if size == 1:
-        return np.swapaxes(windows.reshape(groups, -1, places), 1, 2)
-    grouped = windows.reshape(groups, windows.shape[0] // groups, places, size)
-    return grouped.transpose(0, 2, 1, 3).reshape(groups, places, -1)
+    places = prod(windows.shape[1 : 1 + spatial])
+    axes = (0, *range(1 + spatial, 1 + 2 * spatial), *range(1, 1 + spatial))
+    return np.swapaxes(windows.transpose(axes).reshape(groups, -1, places), 1, 2)
 
 
 def _padding(
