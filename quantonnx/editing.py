@@ -65,6 +65,21 @@ class Rewriter:
         list.append(output.inputs, node)
         return output
 
+    def graft(self, node: gs.Node, inputs: Iterable[gs.Tensor], prefix: str) -> list[gs.Variable]:
+        """Adds a copy of a node, of this graph or of another, that reads `inputs`; returns its outputs.
+
+        Names get the prefix; types that were declared are kept, shapes are not.
+        """
+        outputs = [
+            gs.Variable(self._unique(f"{prefix}{value.name}"), dtype=value.dtype) if value.name else gs.Variable.empty()
+            for value in node.outputs
+        ]
+        name, domain = self._unique(f"{prefix}{node.name}"), node.domain
+        twin = gs.Node(node.op, name, dict(node.attrs), list(inputs), outputs, domain=domain)
+        list.append(self.model.graph.nodes, twin)
+        self.touched.append(twin)
+        return outputs
+
     def set_input(self, node: gs.Node, index: int, value: gs.Tensor) -> None:
         """Makes input `index` of `node` read `value`."""
         while len(node.inputs) <= index:

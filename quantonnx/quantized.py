@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,13 +13,11 @@ import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
 from quantonnx.algorithms.layerwise import LayerChange
-from quantonnx.algorithms.norm_readers import NormReaders, Skip, norm_readers
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
-from quantonnx.algorithms.smooth_quant import smooth
-from quantonnx.algorithms.weight_steps import WeightStep, run_steps
+from quantonnx.algorithms.weight_steps import WeightStep
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
-from quantonnx.calibration.samples import Samples, input_specs, open_samples
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.collecting import uncollected
@@ -30,15 +28,13 @@ from quantonnx.formats import Parameters
 from quantonnx.insertion import refuse_quantized
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
+from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared
 from quantonnx.provenance import describe
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
-from quantonnx.sites import Site, readers_of_pairs
-from quantonnx.slots import rules_of
-
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
+from quantonnx.sites import Site
+from quantonnx.weight_moving import with_moved_weights
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,8 @@ class QuantizedModel:
 
     @property
     def needs_samples(self) -> bool:
-        """True where samples have to show the range of an activation, or by what to smooth."""
-        if self.config.smooth_quant is not None:
+        """True where samples have to show the range of an activation, or what a step of the recipe goes by."""
+        if any(step.needs_samples for step in self.config.steps):
             return True
         return any(site.on_activation and site.ranging.needs_samples for site in self.sites)
 
@@ -145,17 +141,20 @@ def calibrate(
     Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
     DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
     """
+    if weight_steps and samples is None:
+        raise PlanError("steps that move weights read the samples again", "give samples")
     given = sum(source is not None for source in (samples, forward_loop, statistics))
     if given != 1 and not (given == 0 and not quantized.needs_samples):
         raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
     if quantized.faster_in_float:
         return replace(quantized, parameters={})
     if not given:
-        return with_statistics(quantized, {})
-    if quantized.config.smooth_quant is not None:
+        return with_statistics(_prepared(quantized, Feeding()), {})
+    if quantized.config.steps:
         if statistics is not None:
-            raise PlanError("smooth_quant changes activations, which statistics know as they were", "give samples")
-        quantized = _smoothed(quantized, samples, forward_loop, limit, threads, progress)
+            changing = quantized.config.steps[0].name
+            raise PlanError(f"{changing} changes activations, which statistics know as they were", "give samples")
+        quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
@@ -175,7 +174,7 @@ def calibrate(
         found = collector.collected()
     if not weight_steps:
         return _calibrated(quantized, found)
-    return _moved(quantized, found, open_samples(samples, input_specs(quantized.model), limit=limit), weight_steps, threads, progress)
+    return _moved(quantized, found, weight_steps, Feeding(samples, None, limit, threads, progress))
 
 
 def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
@@ -186,64 +185,19 @@ def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedM
 
 
 def _moved(
-    quantized: QuantizedModel, statistics: Statistics, samples: Samples, steps: Sequence[WeightStep], *how: Any
+    quantized: QuantizedModel, statistics: Statistics, steps: Sequence[WeightStep], feeding: Feeding
 ) -> QuantizedModel:
-    """Moves weights onto their grids; biases that nothing has corrected on the way are corrected as ever."""
     plain = _calibrated(quantized, replace(statistics, means={}))
     assert plain.parameters is not None
-    threads, progress = how
-    biases, numbers = quantized.config.bias_correction, SiteNumbers.of(plain.model, plain.parameters)
-    derived = [site for site in plain.sites if site.derived_from is not None]
-    change = run_steps(
-        plain.model,
-        plain.sites,
-        plain.parameters,
-        samples,
-        steps,
-        biases=biases,
-        least=dict(map(numbers.least_for_bias, derived)),
-        threads=threads,
-        progress=progress,
-    )
-    numbers.parameters.update(change.parameters)
-    for site in derived:
-        numbers.bias(site)
-    rest = tuple(site for site in plain.weight_sites if site not in change.corrected)
-    means = statistics.channel_means() if biases else {}
-    model = correct_biases(change.model, rest, numbers.parameters, means)
-    return replace(plain, model=model, parameters=numbers.parameters, weight_changes=change.layers)
+    means = statistics.channel_means() if quantized.config.bias_correction else None
+    model, parameters, changes = with_moved_weights(plain.model, plain.sites, plain.parameters, means, steps, feeding)
+    return replace(plain, model=model, parameters=parameters, weight_changes=changes)
 
 
-def _smoothed(quantized: QuantizedModel, samples: Any, *how: Any) -> QuantizedModel:
-    """Smooths the float model and places anew: weights that others read too have twins with names of their own."""
-    config, (forward_loop, limit, threads, progress) = quantized.config, how
-    assert config.smooth_quant is not None
-    smoothing = smooth(
-        quantized.model,
-        samples,
-        alpha=config.smooth_quant.alpha,
-        scale_clamp_min=config.smooth_quant.scale_clamp_min,
-        skip=_without_smoothing(quantized),
-        forward_loop=forward_loop,
-        limit=limit,
-        threads=threads,
-        progress=progress,
-    )
-    placement = place(smoothing.model, quantized.matches, config)
-    decisions = (
-        *placement.decisions,
-        *(Decision(norm.activation, norm.reason, Decider.SMOOTH) for norm in smoothing.refused),
-    )
-    return replace(quantized, model=smoothing.model, sites=placement.sites, decisions=decisions)
-
-
-def _without_smoothing(quantized: QuantizedModel) -> Skip:
-    """Names what the user skips, and norms whose linear layers all stay in float: they gain nothing by it."""
-    skipped = rules_of(quantized.config.skip.smooth, "skip.smooth")
-    found = (norm for norm in norm_readers(quantized.model, skipped.first) if isinstance(norm, NormReaders))
-    integer = readers_of_pairs(quantized.model, quantized.sites, quantized.matches.target)
-    floats = {norm.result.name for norm in found if integer.isdisjoint(norm.linears)}
-    return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
+def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+    placed = Placement(quantized.sites, quantized.decisions)
+    model, placement = prepared(quantized.model, placed, quantized.matches, quantized.config, feeding)
+    return replace(quantized, model=model, sites=placement.sites, decisions=placement.decisions)
 
 
 def with_statistics(

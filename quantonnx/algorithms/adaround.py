@@ -1,10 +1,10 @@
 """AdaRound: every weight learns whether to be rounded up or down, so that the outputs of its layer change least.
 
-h(V) = clip(σ(V)(ζ − γ) + γ, 0, 1) says how far a weight ⌊w/s⌋ + h(V) has gone up; Adam lessens the squared error of the
-outputs and λ Σ (1 − |2h − 1|^β), which with a falling β drives h to 0 or 1 (Nagel, Amjad, van Baalen, Louizos and
-Blankevoort, "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020, equations 21 to 25). The error is
-tr(ΔW H ΔWᵀ) with H = E[x xᵀ]: its gradient is 2 ΔW H whatever the number of samples, none of which is kept.
-Descent does the same without learning rate: it gives one weight after the other the code that is best for what the
+h(V) = clip(σ(V)(ζ − γ) + γ, 0, 1) says how far a weight ⌊w/s⌋ + h(V) has gone up; Adam lessens the squared error of
+the outputs and λ Σ (1 − |2h − 1|^β), which with a falling β drives h to 0 or 1 (Nagel, Amjad, van Baalen, Louizos and
+Blankevoort, "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020, equations 21 to 25). The error
+is tr(ΔW H ΔWᵀ) with H = E[x xᵀ]: its gradient is 2 ΔW H whatever the number of samples, none of which is kept.
+Descent lessens the same error without learning: it gives one weight after the other the code that is best for what the
 others are, until none changes.
 """
 
@@ -30,7 +30,6 @@ Array = NDArray[Any]
 ZETA, GAMMA = 1.1, -0.1
 _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _MEMORY, _SIZE_MEMORY, _LEAST_SIZE = 0.9, 0.999, 1e-8
-_ITERATIONS_BETWEEN_CHECKS = 50
 
 
 class Search(StrEnum):

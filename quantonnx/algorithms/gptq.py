@@ -36,7 +36,8 @@ class GptqSettings(LayerChoice):
     `damp_percent` of the mean of H's diagonal is added to the diagonal. With `desc_act`, inputs are rounded in the
     order of falling E[x²], else as they stand. With `static_groups`, the scales of groups are those of the float
     weight, else each is found when its group is reached. With `true_sequential`, the inputs of a layer are those that
-    the layers before give once they are rounded. With `search_scales`, scales may clip a few weights. Raises ConfigError for what makes no sense.
+    the layers before give once they are rounded; with `asymmetric`, it then aims at the outputs of the float network.
+    With `search_scales`, scales may clip a few weights. Raises ConfigError for what makes no sense.
     """
 
     damp_percent: float = 0.01

@@ -85,4 +85,4 @@ def moved(problem: Problem, rounded: Rounded, dtype: np.dtype[Any]) -> Array | N
 
 def nearest(values: Array, scale: Array, zero_point: Array, fmt: TensorFormat) -> Array:
     """Returns the codes nearest to values, whole numbers of the values' type."""
-    return np.clip(np.rint(values / scale) + zero_point, fmt.qmin, fmt.qmax)
+    return np.asarray(np.clip(np.rint(values / scale) + zero_point, fmt.qmin, fmt.qmax))

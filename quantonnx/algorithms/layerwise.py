@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quantonnx.algorithms.grids import Problem, Rounder, moved
 from quantonnx.algorithms.second_moments import Moments, damped, squared_error
-from quantonnx.algorithms.stages import Stage, Stages, Stream
+from quantonnx.algorithms.stages import Stages, Stream
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
 from quantonnx.formats import Parameters, dequantize, quantize
 from quantonnx.model import Model, constant

@@ -1,4 +1,4 @@
-"""Smaller scales where they lessen the error of a layer's outputs: a few weights are clipped, the others get finer steps.
+"""Smaller scales where they lessen the error of a layer: a few weights are clipped, the others get finer steps.
 
 The error of a candidate is tr(ΔW H ΔWᵀ) with H = E[x xᵀ], over the inputs that share the scale (Lin, Tang, Tang, Yang,
 Chen, Wang, Xiao, Dang, Gan and Han, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
@@ -38,7 +38,9 @@ def searched(problem: Problem, ratios: Sequence[float] = RATIOS) -> Parameters:
     return _picked(candidates, np.argmin(errors, axis=0))
 
 
-def searched_rows(values: Array, second: Array, fmt: TensorFormat, float_type: str, ratios: Sequence[float]) -> Parameters:
+def searched_rows(
+    values: Array, second: Array, fmt: TensorFormat, float_type: str, ratios: Sequence[float]
+) -> Parameters:
     """Returns the scales of rows [outputs, inputs], one each, with which rounding changes their products least."""
     low, high = np.minimum(values.min(axis=1), 0), np.maximum(values.max(axis=1), 0)
     candidates = [fmt.parameters(low * ratio, high * ratio, float_type) for ratio in ratios]

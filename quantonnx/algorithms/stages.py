@@ -73,11 +73,12 @@ class Stages:
         proto = onnx.ModelProto(ir_version=light.ir_version, opset_import=light.opset_import, graph=graph)
         if proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
             raise ModelError(f"the stage after {stage.layers[:1]} has over 2 GB", "round fewer layers")
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
 
     def _initializer(self, name: str, values: Array | None) -> onnx.TensorProto:
         if values is None and name in self._small:
-            return self._small[name]
+            known: onnx.TensorProto = self._small[name]
+            return known
         if values is None:
             values = load_array(self._large[name])
         return numpy_helper.from_array(np.ascontiguousarray(values), name)

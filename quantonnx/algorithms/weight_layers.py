@@ -100,7 +100,7 @@ class WeightLayer:
         """Returns [groups, outputs of a group, inputs] with the axes of the weight; undoes `matrix`."""
         if self.node.op == "Conv":
             return matrix.reshape(self.shape)
-        return matrix[0] if self._inputs_last else matrix[0].T
+        return np.asarray(matrix[0] if self._inputs_last else matrix[0].T)
 
     def rows(self, activation: Array) -> Iterator[Array]:
         """Yields the columns that the matrix is multiplied with, each as a row: float32 [groups, rows, inputs]."""

@@ -78,8 +78,12 @@ def load_session(
     optimize: bool = True,
     bounded: bool = False,
     disabled: Sequence[str] = (),
+    pairs_as_written: bool = False,
 ) -> ort.InferenceSession:
-    """Load a model; `bounded` spares the memory of rearranged weights, for some speed; `disabled` are optimizers."""
+    """Load a model; `bounded` spares the memory of rearranged weights, for some speed; `disabled` are optimizers.
+
+    With `pairs_as_written`, operators between Q/DQ pairs compute in float, and run in the order of the file.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads or 0
@@ -89,6 +93,9 @@ def load_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if bounded:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if pairs_as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
         loaded = source if isinstance(source, bytes) else os.fspath(source)
         return ort.InferenceSession(
@@ -96,7 +103,7 @@ def load_session(
         )
     except Exception as error:
         if optimize and _NO_KERNEL in str(error):
-            return load_session(source, threads, optimize=False, bounded=bounded, disabled=disabled)
+            return load_session(source, threads, optimize=False, bounded=bounded, pairs_as_written=pairs_as_written)
         raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantonnx.commands.layers import LayerOptions, show_layers
 from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.quantizing import load
 from quantonnx.commands.remembering import StatisticsOptions
@@ -22,9 +23,10 @@ def compare(
     model: Annotated[Path, typer.Argument(metavar="FLOAT_MODEL", help="The float model.")],
     quantized: Annotated[Path, typer.Argument(metavar="QDQ_MODEL", help="The quantized model.")],
     source: SampleOptions,
+    layers: LayerOptions,
     speed: Annotated[bool, typer.Option("--speed", help="Time both models too, in turns on one thread.")] = False,
 ) -> None:
-    """Compare two models on data: SQNR, cosine, top-1 agreement, and accuracy where there are labels."""
+    """Compare two models on data: SQNR, cosine, top-1 agreement, and accuracy where there are labels; and each layer."""
     from quantonnx import summary
     from quantonnx.commands import tables
     from quantonnx.inspecting import file_size
@@ -33,6 +35,7 @@ def compare(
     from quantonnx.verification import compare as run_both
 
     source.check("compare")
+    layers.check()
     run.result |= {"model": str(model), "quantized": str(quantized)}
     samples = source.open(Model.read(model))
     with run.stage("compare", "compare") as stage:
@@ -47,6 +50,8 @@ def compare(
     sizes = file_size(model), file_size(quantized)
     run.result["bytes"] = {"float": sizes[0], "quantized": sizes[1]}
     run.show(tables.compared(comparison), "", tables.before_and_after(sizes, comparison, measured))
+    if layers.layers:
+        show_layers(run, model, quantized, samples, layers)
 
 
 def calibrate(

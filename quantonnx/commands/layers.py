@@ -1,0 +1,151 @@
+"""`compare --layers`: which groups and pairs lose most, as tables, and what to do about the worst."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantonnx.commands.running import Run
+from quantonnx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantonnx.calibration.samples import Samples
+    from quantonnx.evidence import Errors, Evidence
+
+_PANEL = "Layers"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """Whether to look at each layer, and how closely."""
+
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Errors of each matched group and each pair, worst first.", rich_help_panel=_PANEL
+        ),
+    ] = False
+    top: Annotated[
+        int | None,
+        typer.Option("--top", metavar="N", min=1, help="Show so many of each; 10 by default.", rich_help_panel=_PANEL),
+    ] = None
+    at_outputs: Annotated[
+        int,
+        typer.Option(
+            "--at-outputs",
+            metavar="N",
+            min=0,
+            help="Measure also what each of the N worst groups alone does to the model's outputs.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = 0
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="NAME",
+            help="The target whose groups to look at, where the file does not name it.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Raises ConfigError where an option for layers is given without --layers."""
+        given = {"--top": self.top, "--at-outputs": self.at_outputs, "--target": self.target}
+        first = next((name for name, value in given.items() if value), None)
+        if first and not self.layers:
+            raise ConfigError(f"{first} is given without --layers", "add --layers")
+
+
+def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, options: LayerOptions) -> None:
+    """Measures the layers of two files, and shows and keeps what was found."""
+    from quantonnx.evidence import compare_layers
+
+    with run.stage("layers", "layers") as stage:
+        found = compare_layers(
+            model, quantized, samples, target=options.target, at_outputs=options.at_outputs, progress=stage.report
+        )
+        stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
+    run.result["layers"] = found.to_dict()
+    for note in found.notes:
+        run.note(f"note: {note}")
+    most = max(len(found.groups), len(found.sites)) if run.verbose else options.top or _SHOWN
+    run.show("", _groups_table(found, most), "", _sites_table(found, most), "")
+    run.show_text(last_line(found))
+
+
+def last_line(found: Evidence) -> str:
+    """Returns what to do about the worst group."""
+    from quantonnx.evidence import advice
+
+    if not found.groups or not found.groups[0].isolated.noise:
+        return "no group changes its values\n"
+    worst = max(found.groups, key=lambda group: group.at_output.relative if group.at_output else -1.0)
+    if worst.at_output is None:
+        worst = found.groups[0]
+    return f"worst: {worst.pattern} {worst.name!r}: {advice(found, worst)}\n"
+
+
+def _groups_table(found: Evidence, most: int) -> Table:
+    from quantonnx.commands.tables import percent, table
+
+    measured = any(group.at_outputs for group in found.groups)
+    rows = [
+        (
+            group.name,
+            group.pattern,
+            _decibels(group.isolated),
+            f"{group.isolated.cosine:.5f}",
+            percent(group.share),
+            _decibels(group.accumulated),
+            *([_decibels(group.at_output) if group.at_output else "–"] if measured else []),
+            f"{group.macs / 1e6:.2f}",
+        )
+        for group in found.groups[:most]
+    ]
+    columns = ["group", "pattern", "alone dB", "cosine", "share of noise", "with all before dB"]
+    columns += ["outputs, alone dB"] * measured
+    columns.append("million MACs")
+    title = _title("Groups by the error of each alone", len(rows), len(found.groups))
+    return table(title, *columns, rows=rows, numbers=range(2, len(columns)))
+
+
+def _sites_table(found: Evidence, most: int) -> Table:
+    from quantonnx.commands.tables import percent, table
+
+    rows = [
+        (
+            site.tensor,
+            site.role,
+            site.format,
+            _decibels(site.errors),
+            f"{100 * site.clipped:.3g} %",
+            percent(site.clipping),
+            percent(site.code_range_used),
+            _span(site.seen),
+            _span(site.range),
+        )
+        for site in found.sites[:most]
+    ]
+    columns = ("tensor", "role", "format", "SQNR dB", "clipped", "noise by clipping", "codes used", "values", "range")
+    title = _title("Pairs and weights by their own error", len(rows), len(found.sites))
+    return table(title, *columns, rows=rows, numbers=range(3, 9))
+
+
+def _title(text: str, shown: int, total: int) -> str:
+    return f"{text} ({total})" if shown == total else f"{text} ({shown} of {total}: --top N or --verbose shows more)"
+
+
+def _decibels(errors: Errors) -> str:
+    return f"{errors.sqnr_db:.1f}"
+
+
+def _span(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3g} … {ends[1]:.3g}"

@@ -1,0 +1,103 @@
+"""Gathers evidence: for a model that was just quantized, and for two files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from quantonnx.calibration.loading import weight_bytes
+from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.evidence.constants import constant_sites
+from quantonnx.evidence.findings import Errors, Evidence, GroupEvidence, SiteEvidence
+from quantonnx.evidence.groups import matched_groups
+from quantonnx.evidence.measuring import Subject, Survey
+from quantonnx.evidence.outputs import errors_at_outputs
+from quantonnx.evidence.running import totals
+from quantonnx.model import Model
+from quantonnx.quantized import QuantizedModel
+
+Progress = Callable[[int, int | None], None]
+
+LARGEST_AT_ONCE = 600_000_000
+"""Bytes of weights up to which all is measured in one pass: beside the float weights stand the quantized ones."""
+
+
+def collect_evidence(
+    quantized: QuantizedModel,
+    samples: Any,
+    *,
+    reference: Model | None = None,
+    at_outputs: int = 0,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Returns the errors of each matched group and each pair of a calibrated model.
+
+    `samples` is what `open_samples` takes. `reference` is the float model to compare with, by default that of
+    `quantized`; give the one from before where weights or biases were corrected. For the `at_outputs` groups with the
+    largest isolated errors, what each does alone to the model's outputs is measured too, in further passes. Raises
+    CalibrationError before calibration, and DataError for samples that do not fit.
+    """
+    subject = subject_of(quantized, reference)
+    return measure(subject, samples, at_outputs=at_outputs, limit=limit, threads=threads, progress=progress)
+
+
+def subject_of(quantized: QuantizedModel, reference: Model | None = None) -> Subject:
+    """Returns what there is to measure of a calibrated model; see `collect_evidence`."""
+    exact = quantized.model if reference is None else reference
+    found = quantized.matches.resolve(quantized.model)
+    groups = matched_groups(quantized.model, found, quantized.sites, quantized.matches.target)
+    return Subject(exact, quantized.to_model(), groups, quantized.sites)
+
+
+def measure(
+    subject: Subject,
+    samples: Any,
+    *,
+    at_outputs: int = 0,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Returns the evidence of a subject, from as many passes over the samples as its weights need: mostly one.
+
+    Operators between pairs compute in float, so that the figures do not depend on the machine's integer kernels. What
+    is remembered are sums; beside the models themselves, activations are held as long as somebody reads them.
+    """
+    stream = open_samples(samples, input_specs(subject.exact), limit=limit)
+    run = partial(totals, samples=stream, threads=threads, progress=progress)
+    parts = max(1, math.ceil(weight_bytes(subject.exact) / LARGEST_AT_ONCE))
+    groups: list[GroupEvidence] = []
+    sites: list[SiteEvidence] = []
+    outputs: dict[str, Errors] = {}
+    seen = 0
+    for part in range(parts):
+        survey = Survey(subject, part, parts)
+        found, seen = run(survey.model, survey.gauges.outputs)
+        groups += survey.groups(found)
+        sites += survey.pairs(found)
+        outputs |= survey.outputs(found)
+    sites += constant_sites(subject.grafter())
+    ranked = _shared(_ranked(groups))
+    alone, further = errors_at_outputs(subject, [group.name for group in ranked[:at_outputs]], run)
+    ranked = tuple(replace(group, at_outputs=alone.get(group.name, {})) for group in ranked)
+    return Evidence(ranked, _sorted_sites(sites), outputs, seen, passes=parts + further)
+
+
+def _ranked(groups: Iterable[GroupEvidence]) -> list[GroupEvidence]:
+    return sorted(groups, key=lambda group: -group.isolated.relative)
+
+
+def _sorted_sites(sites: Iterable[SiteEvidence]) -> tuple[SiteEvidence, ...]:
+    return tuple(sorted(sites, key=lambda site: -site.errors.relative))
+
+
+def _shared(groups: list[GroupEvidence]) -> tuple[GroupEvidence, ...]:
+    """Groups with their shares in the sum of all relative noise."""
+    total = sum(found for group in groups if math.isfinite(found := group.isolated.relative))
+    shares = (group.isolated.relative / total if total else 0.0 for group in groups)
+    return tuple(replace(group, share=min(share, 1.0)) for group, share in zip(groups, shares, strict=True))

@@ -1,0 +1,94 @@
+"""Evidence from two files: which groups there are follows from what the quantized one says of its making."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quantonnx.config import QuantConfig
+from quantonnx.errors import ModelError, TargetError
+from quantonnx.evidence.collecting import measure
+from quantonnx.evidence.findings import Evidence
+from quantonnx.evidence.groups import matched_groups
+from quantonnx.evidence.measuring import Subject
+from quantonnx.model import Model
+from quantonnx.provenance import provenance
+from quantonnx.quantized import insert_qdq
+from quantonnx.recalibration import float_view
+from quantonnx.rewriting import transform
+from quantonnx.target import Target, get_target
+
+Source = str | Path | bytes | Model
+Progress = Callable[[int, int | None], None]
+
+_CHANGED = (
+    "the float model was smoothed before it was quantized, so inner values have no counterpart in the given one: "
+    "they are compared with those of the quantized file without its pairs, and errors of weights are not seen"
+)
+
+
+def compare_layers(
+    float_source: Source,
+    quantized_source: Source,
+    samples: Any,
+    *,
+    target: str | Path | Target | None = None,
+    at_outputs: int = 0,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Returns the evidence of a quantized file beside the float one that it was made from, whoever made it.
+
+    The file's metadata names target and configuration, by which the float model is fused and matched again; without
+    them, and without `target`, a group is a single operator that reads quantized values. `at_outputs` is that of
+    `collect_evidence`. Raises ModelError where no quantized value of the one model is a value of the other.
+    """
+    subject, notes = subject_of_files(float_source, quantized_source, target)
+    found = measure(subject, samples, at_outputs=at_outputs, limit=limit, threads=threads, progress=progress)
+    if not found.groups and not found.sites:
+        raise ModelError(
+            "no quantized value of the one model is a value of the other",
+            "give the float model that the quantized one was made from, and --target where another tool made it",
+        )
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def subject_of_files(
+    float_source: Source, quantized_source: Source, target: str | Path | Target | None = None
+) -> tuple[Subject, list[str]]:
+    """Returns what there is to measure of two files, and what a person should know about it."""
+    exact, quantized = Model.read(float_source), Model.read(quantized_source)
+    told = provenance(quantized.metadata)
+    notes = []
+    if told.get("model_sha256", exact.digest) != exact.digest:
+        notes.append("the quantized model was made from another float file than the given one")
+    chosen = target or told.get("target")
+    if chosen is None:
+        return Subject(exact, quantized, ()), notes
+    config = _config(told)
+    fused = transform(exact, target=_known(chosen))
+    placed = insert_qdq(fused.model, fused.matches, config)
+    found = placed.matches.resolve(placed.model)
+    groups = matched_groups(placed.model, found, placed.sites, placed.matches.target)
+    if config.smooth_quant is None:
+        return Subject(placed.model, quantized, groups, placed.sites), notes
+    return Subject(float_view(quantized).model, quantized, groups, placed.sites), [*notes, _CHANGED]
+
+
+def _known(target: str | Path | Target) -> Target:
+    try:
+        return get_target(target)
+    except TargetError as error:
+        raise TargetError(f"the file was made for {str(target)!r}: {error.message}", "give --target FILE.py") from error
+
+
+def _config(told: dict[str, str]) -> QuantConfig:
+    """The configuration that a file was made with, as far as this version knows it."""
+    try:
+        return QuantConfig(**json.loads(told.get("config", "{}")))
+    except Exception:  # of another version: positions of pairs are read from the file all the same
+        return QuantConfig()
