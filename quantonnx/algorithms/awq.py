@@ -46,12 +46,14 @@ class AwqSettings(LayerChoice):
 
     `grid` is the number of exponents α that are tried, from 0 on in equal steps below 1. With `clip`, the scales of
     weights are searched too, and may clip a few of them. With `insert`, a Mul divides activations that no constant can
-    divide, such as a norm that a residual connection reads too. Raises ConfigError for what makes no sense.
+    divide, such as a norm that a residual connection reads too. With `true_sequential`, the inputs of a layer are those
+    that the layers before give once they are rounded. Raises ConfigError for what makes no sense.
     """
 
     grid: int = 20
     clip: bool = True
     insert: bool = False
+    true_sequential: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,8 +62,8 @@ class AwqSettings(LayerChoice):
 
     @property
     def pace(self) -> Pace:
-        """How layers follow each other: each by what the float network gives."""
-        return Pace(sequential=False)
+        """How layers follow each other."""
+        return Pace(sequential=self.true_sequential)
 
     def round(self, problem: Problem) -> Rounded:
         """Returns the codes of one layer of a model that is scaled already."""

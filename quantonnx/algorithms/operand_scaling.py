@@ -1,4 +1,4 @@
-"""Constants multiplied by a factor for each channel, in place where one operator reads them, as a copy where others do."""
+"""Constants multiplied by a factor for each channel: in place where nothing else reads them, else as a copy."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class Moments:
 
     def update(self, x: Array, y: Array | None = None) -> None:
         """Adds rows, float32 [groups, rows, inputs]; CalibrationError for NaN or infinity."""
-        second = np.matmul(x.swapaxes(1, 2), x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            second = np.matmul(x.swapaxes(1, 2), x)
         if not np.isfinite(second).all():
             raise CalibrationError("the inputs hold NaN or infinity, or numbers that are too large", "mend the model")
         self.rows += x.shape[1]
