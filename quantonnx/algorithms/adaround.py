@@ -57,7 +57,7 @@ class AdaRoundSettings(LayerChoice):
     warm_start: float = 0.2
     sweeps: int = 20
     damp_percent: float = 0.01
-    asymmetric: bool = True
+    asymmetric: bool = False
     true_sequential: bool = True
     search_scales: bool = True
 

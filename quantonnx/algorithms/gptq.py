@@ -85,10 +85,10 @@ class _Columns:
         self.factor = _upper_factor(ordered)
         self.codes = np.empty_like(self.values)
 
-    def rounded(self, block: int = _BLOCK) -> Array:
+    def rounded(self) -> Array:
         """Rounds every column and returns the codes in the order of the weight."""
-        for start in range(0, self.values.shape[-1], block):
-            self.round_block(slice(start, start + block))
+        for start in range(0, self.values.shape[-1], _BLOCK):
+            self.round_block(slice(start, start + _BLOCK))
         codes = np.empty_like(self.codes)
         np.put_along_axis(codes, np.broadcast_to(self.order, codes.shape), self.codes, 2)
         return codes
