@@ -13,7 +13,7 @@ from quantonnx.errors import ModelError, TargetError
 from quantonnx.evidence.collecting import measure
 from quantonnx.evidence.findings import Evidence
 from quantonnx.evidence.groups import matched_groups
-from quantonnx.evidence.measuring import Subject
+from quantonnx.evidence.measuring import Bench, Subject
 from quantonnx.model import Model
 from quantonnx.provenance import provenance
 from quantonnx.quantized import insert_qdq
@@ -37,6 +37,7 @@ def compare_layers(
     *,
     target: str | Path | Target | None = None,
     at_outputs: int = 0,
+    blame: int = 0,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -44,16 +45,18 @@ def compare_layers(
     """Returns the evidence of a quantized file beside the float one that it was made from, whoever made it.
 
     The file's metadata names target and configuration, by which the float model is fused and matched again; without
-    them, and without `target`, a group is a single operator that reads quantized values. `at_outputs` is that of
-    `collect_evidence`. Raises ModelError where no quantized value of the one model is a value of the other.
+    them, and without `target`, a group is a single operator that reads quantized values. `at_outputs` and
+    `blame` are those of `collect_evidence`. Raises ModelError where no operator that reads quantized
+    values is known by its name in the float model.
     """
     subject, notes = subject_of_files(float_source, quantized_source, target)
-    found = measure(subject, samples, at_outputs=at_outputs, limit=limit, threads=threads, progress=progress)
-    if not found.groups and not found.sites:
+    if not Bench(subject).groups:
         raise ModelError(
-            "no quantized value of the one model is a value of the other",
-            "give the float model that the quantized one was made from, and --target where another tool made it",
+            "no operator that is quantized in the one model is in the other",
+            "give the float model that the quantized one was made from",
         )
+    wanted: dict[str, Any] = {"limit": limit, "threads": threads, "progress": progress}
+    found = measure(subject, samples, at_outputs=at_outputs, blame=blame, **wanted)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -62,6 +65,7 @@ def subject_of_files(
 ) -> tuple[Subject, list[str]]:
     """Returns what there is to measure of two files, and what a person should know about it."""
     exact, quantized = Model.read(float_source), Model.read(quantized_source)
+    _check_inputs(exact, quantized)
     told = provenance(quantized.metadata)
     notes = []
     if told.get("model_sha256", exact.digest) != exact.digest:
@@ -77,6 +81,13 @@ def subject_of_files(
     if config.smooth_quant is None:
         return Subject(placed.model, quantized, groups, placed.sites), notes
     return Subject(float_view(quantized).model, quantized, groups, placed.sites), [*notes, _CHANGED]
+
+
+def _check_inputs(exact: Model, quantized: Model) -> None:
+    given = [sorted(value.name for value in model.graph.inputs) for model in (exact, quantized)]
+    if given[0] != given[1]:
+        shown = [", ".join(names) for names in given]
+        raise ModelError(f"the inputs differ: {shown[0]} and {shown[1]}", "compare two versions of one model")
 
 
 def _known(target: str | Path | Target) -> Target:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,23 @@ _LARGEST_COMPARED = 1 << 20
 @dataclass(frozen=True)
 class Slice:
     """A part of the quantized model that gives the value `seen`: its nodes in an order that runs, and the float values
-    that it reads, by the identity of what they are in the quantized model."""
+    that it reads, by the identity of what they are in the quantized model.
+
+    `aliases` are values of the quantized model, by the identity of those in whose place they stand.
+    """
 
     seen: gs.Tensor
     nodes: tuple[gs.Node, ...]
     bound: Mapping[int, gs.Tensor]
+    aliases: Mapping[int, gs.Tensor] = field(default_factory=dict)
+
+    def with_alias(self, value: gs.Tensor, other: gs.Tensor) -> Slice:
+        """Returns the same with another value of the quantized model in the place of one."""
+        return replace(self, aliases={**self.aliases, id(value): other})
+
+    def with_bound(self, value: gs.Tensor, exact: gs.Tensor) -> Slice:
+        """Returns the same with a value of the float model in the place of one."""
+        return replace(self, bound={**self.bound, id(value): exact})
 
 
 class Grafter:
@@ -86,7 +99,7 @@ class Grafter:
 
     def side(self, part: Slice, prefix: str) -> gs.Tensor:
         """Copies a part of the quantized model so that it reads float values; returns what it gives."""
-        return self.copy(part.nodes, part.bound, prefix)[id(part.seen)]
+        return self.copy(part.nodes, part.bound, prefix, part.aliases)[id(part.seen)]
 
     def later(self, value: gs.Tensor, other: gs.Tensor, prefix: str) -> dict[str, gs.Tensor]:
         """Copies all float nodes that need a value, so that they read another one; returns changed graph outputs."""
@@ -103,13 +116,25 @@ class Grafter:
         bound: dict[int, gs.Tensor] = {id(value): self.tensors[value.name] for value in self.quantized.graph.inputs}
         return self.copy(self.quantized.graph.nodes, bound, prefix)
 
-    def copy(self, nodes: Iterable[gs.Node], bound: Mapping[int, gs.Tensor], prefix: str) -> dict[int, gs.Tensor]:
-        """Copies nodes, which must be in an order that runs; returns all values by the identity of what they copy."""
+    def copy(
+        self,
+        nodes: Iterable[gs.Node],
+        bound: Mapping[int, gs.Tensor],
+        prefix: str,
+        aliases: Mapping[int, gs.Tensor] = MappingProxyType({}),
+    ) -> dict[int, gs.Tensor]:
+        """Copies nodes, which must be in an order that runs; returns all values by the identity of what they copy.
+
+        Values in `bound` are known, those in `aliases` are others of the same model; what gives them is not needed.
+        """
         values = dict(bound)
         for node in nodes:
             inputs = [self._value(value, values) for value in node.inputs]
             for value, copied in zip(node.outputs, self._copied(node, inputs, values, prefix), strict=True):
-                values[id(value)] = copied
+                values.setdefault(id(value), copied)
+            for value in node.outputs:
+                if id(value) in aliases:
+                    values[id(value)] = self._value(aliases[id(value)], values)
         return values
 
     def _copied(
