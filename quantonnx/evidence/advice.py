@@ -6,7 +6,7 @@ from quantonnx.evidence.findings import Evidence, GroupEvidence, SiteEvidence
 
 _MOSTLY = 0.5
 _PEAKED = 20.0
-_NEARLY_EXACT = 1e-6
+_LITTLE = 0.05
 
 
 def worst_site(evidence: Evidence, group: GroupEvidence) -> SiteEvidence | None:
@@ -26,7 +26,7 @@ def advice(evidence: Evidence, group: GroupEvidence) -> str:
     """Returns in one line what to try for a group: the setting that its worst pair calls for, and how to release it."""
     release = f"--exclude {group.name!r} keeps it in float"
     site = worst_site(evidence, group)
-    if site is None or site.errors.relative < _NEARLY_EXACT:
+    if site is None or group.blame.get(site.tensor, 1.0) < _LITTLE:
         return release
     blame = f" ({group.blame[site.tensor]:.0%} of its noise)" if site.tensor in group.blame else ""
     return f"{_cause(site, blame)}; {release}"

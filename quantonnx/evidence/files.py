@@ -14,6 +14,7 @@ from quantonnx.evidence.collecting import measure
 from quantonnx.evidence.findings import Evidence
 from quantonnx.evidence.groups import matched_groups
 from quantonnx.evidence.measuring import Bench, Subject
+from quantonnx.inspecting import find_pairs
 from quantonnx.model import Model
 from quantonnx.provenance import provenance
 from quantonnx.quantized import insert_qdq
@@ -50,11 +51,7 @@ def compare_layers(
     values is known by its name in the float model.
     """
     subject, notes = subject_of_files(float_source, quantized_source, target)
-    if not Bench(subject).groups:
-        raise ModelError(
-            "no operator that is quantized in the one model is in the other",
-            "give the float model that the quantized one was made from",
-        )
+    _check_groups(subject)
     wanted: dict[str, Any] = {"limit": limit, "threads": threads, "progress": progress}
     found = measure(subject, samples, at_outputs=at_outputs, blame=blame, **wanted)
     return replace(found, notes=(*notes, *found.notes))
@@ -88,6 +85,18 @@ def _check_inputs(exact: Model, quantized: Model) -> None:
     if given[0] != given[1]:
         shown = [", ".join(names) for names in given]
         raise ModelError(f"the inputs differ: {shown[0]} and {shown[1]}", "compare two versions of one model")
+
+
+def _check_groups(subject: Subject) -> None:
+    if Bench(subject).groups:
+        return
+    pairs = find_pairs(subject.quantized)
+    if not pairs.activations and not pairs.constants:
+        raise ModelError("the second model has no Q/DQ pair", "nothing is quantized, so no layer differs")
+    raise ModelError(
+        "no operator that is quantized in the one model is in the other",
+        "give the float model that the quantized one was made from",
+    )
 
 
 def _known(target: str | Path | Target) -> Target:

@@ -18,6 +18,7 @@ from quantonnx.model import Model
 from quantonnx.ordering import body_reads, has_body
 from quantonnx.weights import to_onnx_dtype
 
+_RECTIFIERS = frozenset({"Clip", "Relu"})
 _LARGEST_COMPARED = 1 << 20
 """Bytes of the constants that are compared number by number to find out whether both models have the same."""
 
@@ -57,6 +58,7 @@ class Grafter:
         self.nodes = {node.name: node for node in base.graph.nodes}
         self.tensors = base.tensors()
         self.outputs = list(base.graph.outputs)
+        self._quantized_nodes = {node.name for node in quantized.graph.nodes}
         self.quantized_tensors = quantized.tensors()
         self._own = list(base.graph.nodes)
         self._places = {id(node): place for place, node in enumerate(quantized.graph.nodes)}
@@ -69,12 +71,18 @@ class Grafter:
         return found if found is not None and (found.op, found.domain) == (node.op, node.domain) else None
 
     def float_value(self, value: gs.Tensor) -> gs.Tensor | None:
-        """Returns the float model's value for one of the quantized model; None for what quantization brought."""
+        """Returns the float model's value for one of the quantized model; None for what quantization brought.
+
+        Where the quantized model has no Relu or Clip because a pair does its work, it is the value behind that.
+        """
         node = value.inputs[0] if value.inputs else None
-        if node is None:
+        twin = None if node is None else self.original(node)
+        if node is None or twin is None:
             return self.tensors.get(value.name)
-        twin = self.original(node)
-        return self.tensors.get(value.name) if twin is None else twin.outputs[_place(node, value)]
+        found = twin.outputs[_place(node, value)]
+        readers = found.outputs
+        dropped = len(readers) == 1 and readers[0].op in _RECTIFIERS and readers[0].name not in self._quantized_nodes
+        return readers[0].outputs[0] if dropped else found
 
     def slice(self, nodes: Collection[str], seen: gs.Tensor) -> Slice:
         """Returns the part of the quantized model from float values to `seen`: the named nodes, the pairs at their
@@ -94,7 +102,7 @@ class Grafter:
                 inside[id(node)] = node
                 waiting += node.inputs
             else:
-                bound[id(value)] = twin.outputs[_place(node, value)]
+                bound[id(value)] = self.float_value(value)
         return Slice(seen, tuple(sorted(inside.values(), key=lambda node: self._places[id(node)])), bound)
 
     def side(self, part: Slice, prefix: str) -> gs.Tensor:
