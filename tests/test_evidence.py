@@ -21,7 +21,16 @@ import quantonnx as qx
 from quantonnx import cli
 from quantonnx.config import QuantConfig
 from quantonnx.errors import CalibrationError, ModelError
-from quantonnx.evidence import Errors, GroupEvidence, advice, collect_evidence, collecting, compare_layers, worst_site
+from quantonnx.evidence import (
+    Errors,
+    GroupEvidence,
+    advice,
+    collect_evidence,
+    collecting,
+    compare_layers,
+    release,
+    worst_site,
+)
 from quantonnx.pattern import Edge
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
@@ -447,3 +456,16 @@ def test_options_of_layers_need_layers(files: tuple[Path, Path, Path]) -> None:
     result = CliRunner().invoke(cli.app, ["compare", str(float_file), str(file), "--data", str(data), "--top", "3"])
     assert result.exit_code == 2
     assert "--layers" in result.output
+
+
+def test_pairs_that_others_need_stay() -> None:
+    """On onnxruntime a pair stands behind every operator: one that is released still stands between two of them."""
+    found = collect_evidence(quantized("onnxruntime"), IMAGES, blame=9)
+    total = next(group for group in found.groups if group.tensor == "total")
+    assert set(total.kept) == {"positive", "second", "total"}
+    assert len(release(found, total)) > 1
+    config = QuantConfig(keep_slow=True, exclude=release(found, total))
+    left = quantized("onnxruntime", config=config)
+    site = worst_site(found, total)
+    assert site is not None
+    assert site.tensor not in {other.tensor for other in left.sites}

@@ -22,14 +22,27 @@ def worst_site(evidence: Evidence, group: GroupEvidence) -> SiteEvidence | None:
     return max(own, key=lambda site: site.errors.relative, default=None)
 
 
+def release(evidence: Evidence, group: GroupEvidence) -> tuple[str, ...]:
+    """Returns the names to exclude so that what a group loses most by goes: its own, and those of the groups for whose
+    sake the pair to blame would stay."""
+    site = worst_site(evidence, group)
+    if site is None or site.tensor not in group.kept:
+        return (group.name,)
+    others = (other for other in evidence.groups if other is not group)
+    if site.tensor == group.tensor:
+        return (group.name, *(other.name for other in others if site.tensor in other.sites))
+    return (group.name, *(other.name for other in others if other.tensor == site.tensor))
+
+
 def advice(evidence: Evidence, group: GroupEvidence) -> str:
     """Returns in one line what to try for a group: the setting that its worst pair calls for, and how to release it."""
-    release = f"--exclude {group.name!r} keeps it in float"
+    names = " ".join(f"--exclude {name!r}" for name in release(evidence, group))
+    released = f"{names} {'keeps it' if names.count('--exclude') == 1 else 'keep both sides of that'} in float"
     site = worst_site(evidence, group)
     if site is None or group.blame.get(site.tensor, 1.0) < _LITTLE:
-        return release
+        return released
     blame = f" ({group.blame[site.tensor]:.0%} of its noise)" if site.tensor in group.blame else ""
-    return f"{_cause(site, blame)}; {release}"
+    return f"{_cause(site, blame)}; {released}"
 
 
 def _belongs(site: SiteEvidence, group: GroupEvidence) -> bool:

@@ -109,7 +109,8 @@ class GroupEvidence:
     """What quantizing one group does: one match of a pattern, which the target runs as one kernel.
 
     `name` is what `exclude` takes to leave it in float, `tensor` the value that it gives, `sites` the tensors whose
-    pairs it reads or gives. `isolated` is the error of that value where only this group is quantized and everything
+    pairs it reads or gives, `kept` those of them whose pairs stay, for the sake of other groups, where only this one is
+    released. `isolated` is the error of that value where only this group is quantized and everything
     before it is float; `accumulated` that in the quantized model; `at_outputs` that of each model output where only
     this group is quantized, and `blame`, by tensor, the share of the isolated noise that would go with that one of its
     pairs or constants: both for the groups for which they were asked. `share` is the part of this group in the sum of
@@ -124,6 +125,7 @@ class GroupEvidence:
     isolated: Errors
     accumulated: Errors
     sites: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     share: float = 0.0
     macs: int = 0
     float_us: float | None = None
