@@ -469,3 +469,13 @@ def test_pairs_that_others_need_stay() -> None:
     site = worst_site(found, total)
     assert site is not None
     assert site.tensor not in {other.tensor for other in left.sites}
+
+
+def test_models_in_float16_are_measured_in_float32() -> None:
+    proto = parse(LAYERS.replace("float[", "float16["))
+    samples = [{"x": feed["x"].astype(np.float16)} for feed in ROWS]
+    model = qx.quantize(proto, samples, target="tensorrt", config=CONFIG)
+    found = collect_evidence(model, samples, blame=9)
+    assert len(found.groups) == 4
+    assert all(20 < group.isolated.sqnr_db < 60 for group in found.groups)
+    assert all(group.blame for group in found.groups)
