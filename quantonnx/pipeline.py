@@ -8,7 +8,8 @@ from typing import Any
 from quantonnx.calibration.collected import Statistics
 from quantonnx.config import QuantConfig
 from quantonnx.plan import Plan
-from quantonnx.quantized import ForwardLoop, Progress, QuantizedModel, calibrate, insert_qdq
+from quantonnx.preparation import ForwardLoop, Progress
+from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
 from quantonnx.rewriting import Source, transform
 from quantonnx.target import Patterns, Target
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,9 +12,7 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
-from quantonnx.algorithms.norm_readers import NormReaders, Skip, norm_readers
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
-from quantonnx.algorithms.smooth_quant import smooth
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
@@ -28,15 +26,12 @@ from quantonnx.formats import Parameters
 from quantonnx.insertion import refuse_quantized
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
+from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared
 from quantonnx.provenance import describe
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
-from quantonnx.sites import Site, readers_of_pairs
-from quantonnx.slots import rules_of
-
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
+from quantonnx.sites import Site
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,8 @@ class QuantizedModel:
 
     @property
     def needs_samples(self) -> bool:
-        """True where samples have to show the range of an activation, or by what to smooth."""
-        if self.config.smooth_quant is not None:
+        """True where samples have to show the range of an activation, or what a step of the recipe goes by."""
+        if any(step.needs_samples for step in self.config.steps):
             return True
         return any(site.on_activation and site.ranging.needs_samples for site in self.sites)
 
@@ -150,11 +145,12 @@ def calibrate(
     if quantized.faster_in_float:
         return replace(quantized, parameters={})
     if not given:
-        return with_statistics(quantized, {})
-    if quantized.config.smooth_quant is not None:
+        return with_statistics(_prepared(quantized, Feeding()), {})
+    if quantized.config.steps:
         if statistics is not None:
-            raise PlanError("smooth_quant changes activations, which statistics know as they were", "give samples")
-        quantized = _smoothed(quantized, samples, forward_loop, limit, threads, progress)
+            changing = quantized.config.steps[0].name
+            raise PlanError(f"{changing} changes activations, which statistics know as they were", "give samples")
+        quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
@@ -181,36 +177,10 @@ def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedM
     return replace(with_statistics(quantized, tensors, means), data=statistics.data)
 
 
-def _smoothed(quantized: QuantizedModel, samples: Any, *how: Any) -> QuantizedModel:
-    """Smooths the float model and places anew: weights that others read too have twins with names of their own."""
-    config, (forward_loop, limit, threads, progress) = quantized.config, how
-    assert config.smooth_quant is not None
-    smoothing = smooth(
-        quantized.model,
-        samples,
-        alpha=config.smooth_quant.alpha,
-        scale_clamp_min=config.smooth_quant.scale_clamp_min,
-        skip=_without_smoothing(quantized),
-        forward_loop=forward_loop,
-        limit=limit,
-        threads=threads,
-        progress=progress,
-    )
-    placement = place(smoothing.model, quantized.matches, config)
-    decisions = (
-        *placement.decisions,
-        *(Decision(norm.activation, norm.reason, Decider.SMOOTH) for norm in smoothing.refused),
-    )
-    return replace(quantized, model=smoothing.model, sites=placement.sites, decisions=decisions)
-
-
-def _without_smoothing(quantized: QuantizedModel) -> Skip:
-    """Names what the user skips, and norms whose linear layers all stay in float: they gain nothing by it."""
-    skipped = rules_of(quantized.config.skip.smooth, "skip.smooth")
-    found = (norm for norm in norm_readers(quantized.model, skipped.first) if isinstance(norm, NormReaders))
-    integer = readers_of_pairs(quantized.model, quantized.sites, quantized.matches.target)
-    floats = {norm.result.name for norm in found if integer.isdisjoint(norm.linears)}
-    return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
+def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+    placed = Placement(quantized.sites, quantized.decisions)
+    model, placement = prepared(quantized.model, placed, quantized.matches, quantized.config, feeding)
+    return replace(quantized, model=model, sites=placement.sites, decisions=placement.decisions)
 
 
 def with_statistics(

@@ -31,6 +31,11 @@ def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
         ("skip.stub", config.skip.stub),
         ("skip.weight", config.skip.weight),
         ("skip.smooth", config.skip.smooth),
+        *(
+            (f"recipe.{place}.{step.name}.{key}", names)
+            for place, step in enumerate(config.recipe)
+            for key, names in step.names.items()
+        ),
     ):
         rules_of(listed, where).check([*known, *folded])
     opset = model.opset

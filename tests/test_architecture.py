@@ -73,6 +73,7 @@ ORDER = [
     "site_numbers",
     "algorithms",
     "surveying",
+    "preparation",
     "range_conflicts",
     "quantized",
     "pipeline",

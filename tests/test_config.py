@@ -129,3 +129,12 @@ def test_the_first_wrong_name_is_told_each_time_the_same() -> None:
             NameRules(names, "exclude").check(["conv1"])
         messages.add(caught.value.message)
     assert messages == {"exclude: nothing in the model is called 'wrong0'"}
+
+
+def test_a_recipe_keeps_its_order_and_the_short_form_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("smooth_quant: {alpha: 0.3}\nrecipe: [equalize, {equalize: {skip: [Conv]}}, equalize: ]")
+    config = QuantConfig.load(path)
+    assert [step.name for step in config.steps] == ["smooth_quant", "equalize", "equalize", "equalize"]
+    assert config.steps[0].settings.alpha == 0.3
+    assert [len(step.settings.skip) for step in config.steps[1:]] == [0, 1, 0]

@@ -319,6 +319,28 @@ def test_files_of_others_have_operators_for_groups() -> None:
     assert {group.tensor for group in found.groups} == {"a0", "a1", "a2", "y"}
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_equalization_is_done_again_for_files(target: str) -> None:
+    text = """
+        pairs (float[N,3,8,8] image) => (float[N,8,8,8] y)
+        <float[8,3,3,3] w0, float[8] b0, float[8,8,3,3] w1, float[8] b1> {
+            a = Conv <pads: ints = [1, 1, 1, 1]> (image, w0, b0)
+            r = Relu (a)
+            y = Conv <pads: ints = [1, 1, 1, 1]> (r, w1, b1)
+        }
+    """
+    config = QuantConfig(keep_slow=True, recipe=["equalize"])
+    model = qx.quantize(parse(text), IMAGES, target=target, config=config)
+    own, read = (
+        collect_evidence(model, IMAGES),
+        compare_layers(parse(text), model.to_onnx().SerializeToString(), IMAGES),
+    )
+    assert not read.notes
+    for first, second in zip(own.groups, read.groups, strict=True):
+        assert second.name == first.name
+        assert second.isolated.noise == pytest.approx(first.isolated.noise, rel=1e-3)
+
+
 def test_a_smoothed_file_says_what_it_is_compared_with() -> None:
     text = """
         normed (float[N,4,16] x) => (float[N,4,16] y) <float[16] scale, float[16] shift, float[16,16] w> {

@@ -93,17 +93,17 @@ OFF = [
 )
 def test_null_is_off_at_every_level(config: dict[str, Any], lost: set[tuple[str, int]], target: str) -> None:
     before, after = written(NET, target), written(NET, target, **config)
-    had = {place for place, pair in before.reads.items() if pair is not None}
+    had = {place for place, pair in before.places.items() if pair is not None}
     assert had == {FIRST, SECOND, JOIN, ("first", 1), ("second", 1)}
-    assert {place for place, pair in after.reads.items() if pair is not None} == had - lost
+    assert {place for place, pair in after.places.items() if pair is not None} == had - lost
 
 
 def test_an_output_and_a_bias_are_off_on_a_target_that_wants_them() -> None:
     before = written(NET, "onnxruntime")
     assert before.codes_of("first", 2) == "int32"
     off = written(NET, "onnxruntime", bias=None)
-    assert off.reads["first", 2] is off.reads["second", 2] is None
-    assert written(NET, "onnxruntime", op_types={"Conv": {"states": {"bias": None}}}).reads["first", 2] is None
+    assert off.places["first", 2] is off.places["second", 2] is None
+    assert written(NET, "onnxruntime", op_types={"Conv": {"states": {"bias": None}}}).places["first", 2] is None
     assert before.codes_of("last", 0) == "uint8"
     without = written(NET, "onnxruntime", op_names={"join": {"outputs": {"C": None}}})
     assert without.codes_of("last", 0) is None
@@ -130,7 +130,7 @@ ON_AGAIN = [
 )
 def test_a_more_specific_level_turns_on_again(config: dict[str, Any], stand: set[tuple[str, int]]) -> None:
     found = written(NET, "openvino", **config)
-    assert {place for place in (FIRST, SECOND, JOIN, LAST) if found.reads[place] is not None} == stand
+    assert {place for place in (FIRST, SECOND, JOIN, LAST) if found.places[place] is not None} == stand
 
 
 # --------------------------------------------------------------------------------- formats fall through
@@ -186,10 +186,10 @@ def test_dynamic_is_taken_back_alone() -> None:
 
 def test_an_explicit_output_places_a_pair_on_tensorrt() -> None:
     before = written(PUBLIC, "tensorrt")
-    assert before.reads["", "r"] is before.reads["", "y"] is None
+    assert before.places["", "r"] is before.places["", "y"] is None
     found = written(PUBLIC, "tensorrt", op_names={"second": {"outputs": {0: EIGHT}}, "act": {"outputs": {"*": EIGHT}}})
-    assert found.reads["", "r"].codes == found.reads["", "y"].codes == "int8"
-    assert found.reads["", "r"].scale == found.reads["second", 0].scale
+    assert found.places["", "r"].dtype == found.places["", "y"].dtype == "int8"
+    assert found.places["", "r"].scale == found.places["second", 0].scale
 
 
 def test_a_pattern_rule_places_a_pair_on_the_result() -> None:
@@ -220,7 +220,7 @@ def test_a_rule_at_a_layer_norm(target: str) -> None:
 def test_a_pair_inside_a_fused_group_is_refused_with_a_decision() -> None:
     found = quantized(NET, "tensorrt", op_names={"act": {"inputs": {"*": EIGHT}}})
     assert any("'c1' is inside ConvBNRelu" in reason and "op_names.act.inputs.*" in reason for reason in reasons(found))
-    assert Written(found.to_onnx()).reads["act", 0] is None
+    assert Written(found.to_onnx()).places["act", 0] is None
 
 
 def test_what_an_inner_output_asks_for_holds_for_the_result() -> None:
@@ -254,15 +254,15 @@ def test_a_rule_about_a_tensor_says_how_and_not_where() -> None:
 
 def test_two_readers_of_one_tensor_have_their_own_pairs() -> None:
     found = written(NET, FREE, op_names={"first": {"inputs": {0: SIXTEEN}}})
-    assert found.reads["first", 0].tensor == found.reads["join", 1].tensor == "x"
+    assert found.places["first", 0].tensor == found.places["join", 1].tensor == "x"
     assert (found.codes_of("first", 0), found.codes_of("join", 1)) == ("uint16", "uint8")
-    assert found.reads["first", 0].scale * 200 < found.reads["join", 1].scale
+    assert found.places["first", 0].scale * 200 < found.places["join", 1].scale
 
 
 def test_a_reader_has_its_own_pair_beside_that_of_a_public_giver() -> None:
     found = written(PUBLIC, "onnxruntime", op_names={"second": {"inputs": {0: SIXTEEN}}})
     assert (found.codes_of("", "r"), found.codes_of("second", 0)) == ("uint8", "uint16")
-    assert found.reads["second", 0].tensor == found.reads["", "r"].tensor == "r"  # both from the float value
+    assert found.places["second", 0].tensor == found.places["", "r"].tensor == "r"  # both from the float value
 
 
 def test_a_reader_that_no_pattern_knows_has_its_own_pair_beside_the_givers() -> None:
@@ -290,7 +290,7 @@ def scoped(style: str) -> onnx.ModelProto:
 
 def _at(found: Written, name: str, index: int) -> str | None:
     return next(
-        (p.codes if p else None) for (node, i), p in found.reads.items() if node.split("/")[-1] == name and i == index
+        (p.dtype if p else None) for (node, i), p in found.places.items() if node.split("/")[-1] == name and i == index
     )
 
 
@@ -367,7 +367,7 @@ def test_a_bare_role_means_all_points_of_it() -> None:
     ids=lambda config: "-".join(config),
 )
 def test_an_optional_rule_may_match_nothing(config: dict[str, Any]) -> None:
-    assert written(NET, "tensorrt", **config).reads.keys() == written(NET, "tensorrt").reads.keys()
+    assert written(NET, "tensorrt", **config).places.keys() == written(NET, "tensorrt").places.keys()
 
 
 # --------------------------------------------------------------------------------- numbers
@@ -380,24 +380,24 @@ def test_numbers_that_are_given() -> None:
         FREE,
         tensors={"w1": {"scale": scales}, "x": {"range": [-2, 3]}, "r1": {"scale": 0.5, "zero_point": 3}},
     )
-    np.testing.assert_allclose(found.reads["first", 1].scale, scales, rtol=1e-6)
-    np.testing.assert_allclose(found.reads["first", 0].scale, 5 / 255, rtol=1e-6)
-    assert found.reads["first", 0].zero_point == 102
-    assert (found.reads["second", 0].scale, found.reads["second", 0].zero_point) == (0.5, 3)
+    np.testing.assert_allclose(found.places["first", 1].scale, scales, rtol=1e-6)
+    np.testing.assert_allclose(found.places["first", 0].scale, 5 / 255, rtol=1e-6)
+    assert found.places["first", 0].zero_point == 102
+    assert (found.places["second", 0].scale, found.places["second", 0].zero_point) == (0.5, 3)
 
 
 def test_a_least_range_and_a_known_one() -> None:
     found = written(NET, FREE, activation={"min_range": 100.0}, known_ranges={"Relu": [0, 510]})
-    np.testing.assert_allclose(found.reads["first", 0].scale, 100 / 255, rtol=1e-6)
-    np.testing.assert_allclose(found.reads["second", 0].scale, 2.0, rtol=1e-6)
-    assert found.reads["second", 0].zero_point == 0
+    np.testing.assert_allclose(found.places["first", 0].scale, 100 / 255, rtol=1e-6)
+    np.testing.assert_allclose(found.places["second", 0].scale, 2.0, rtol=1e-6)
+    assert found.places["second", 0].zero_point == 0
 
 
 def test_numbers_are_shared() -> None:
     found = written(NET, FREE, tensors={"r1": {"share_with": "x"}})
-    assert found.reads["second", 0].tensor == "r1"
-    assert found.reads["second", 0].scale == found.reads["first", 0].scale
-    assert found.reads["second", 0].zero_point == found.reads["first", 0].zero_point
+    assert found.places["second", 0].tensor == "r1"
+    assert found.places["second", 0].scale == found.places["first", 0].scale
+    assert found.places["second", 0].zero_point == found.places["first", 0].zero_point
     for chain in ({"r1": {"share_with": "x"}, "x": {"share_with": "r1"}}, {"r1": {"share_with": "s"}}):
         with pytest.raises(qx.ConfigError, match="shares with"):
             quantized(NET, FREE, tensors=chain)
@@ -416,7 +416,7 @@ WEIGHTS = [
 
 @pytest.mark.parametrize(("spec", "axis", "shape", "block"), WEIGHTS)
 def test_how_weights_are_divided(spec: dict[str, Any], axis: int | None, shape: tuple[int, ...], block: int) -> None:
-    pair = written(NET, FREE, preset="w8", weight=spec).reads["first", 1]
+    pair = written(NET, FREE, preset="w8", weight=spec).places["first", 1]
     assert (pair.axis, pair.scale.shape, pair.block_size) == (axis, shape, block)
 
 
@@ -428,15 +428,15 @@ def test_a_channel_is_said_over_a_group_and_a_group_over_a_channel() -> None:
         weight={"group_size": 8},
         op_names={"second": {"states": {"weight": {"per_channel": True}}}},
     )
-    assert (found.reads["first", 1].block_size, found.reads["second", 1].block_size) == (8, 0)
-    assert found.reads["second", 1].scale.shape == (16,)
+    assert (found.places["first", 1].block_size, found.places["second", 1].block_size) == (8, 0)
+    assert found.places["second", 1].scale.shape == (16,)
     assert {found.codes_of("first", 1), found.codes_of("second", 1)} == {"int4"}
 
 
 def test_an_axis_is_that_of_the_channels_or_that_of_the_groups() -> None:
     def said_over(weight: dict[str, Any], over: dict[str, Any]) -> tuple[int | None, int]:
         rule = {"op_names": {"second": {"states": {"weight": over}}}}
-        pair = written(NET, FREE, preset="w8", weight=weight, **rule).reads["second", 1]
+        pair = written(NET, FREE, preset="w8", weight=weight, **rule).places["second", 1]
         return pair.axis, pair.block_size
 
     assert said_over({"group_size": 8, "axis": 1}, {"per_channel": True}) == (0, 0)

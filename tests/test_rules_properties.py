@@ -250,9 +250,9 @@ def test_what_placement_says_stands_in_the_file(data: st.DataObject, target: Any
     common = {site.tensor: site for site in quantized.sites if site.whole}
     for node in quantized.model.graph.nodes:
         for index, value in enumerate(node.inputs):
-            stands(written.reads[node.name, index], own.get((node.name, index), common.get(value.name)), quantized)
+            stands(written.places[node.name, index], own.get((node.name, index), common.get(value.name)), quantized)
     for output in quantized.model.graph.outputs:
-        stands(written.reads["", output.name], common.get(output.name), quantized)
+        stands(written.places["", output.name], common.get(output.name), quantized)
 
 
 def stands(pair: Any, site: Any, quantized: qx.QuantizedModel) -> None:
@@ -261,7 +261,7 @@ def stands(pair: Any, site: Any, quantized: qx.QuantizedModel) -> None:
         return
     numbers = quantized.parameters[site]
     assert pair.tensor == site.tensor
-    assert pair.codes == ("int32" if site.derived_from else site.format.dtype.name), site
+    assert pair.dtype == ("int32" if site.derived_from else site.format.dtype.name), site
     assert pair.axis == (site.format.axis if numbers.scale.ndim else None)
     np.testing.assert_array_equal(pair.scale, numbers.scale)
     np.testing.assert_array_equal(pair.zero_point, numbers.zero_point)

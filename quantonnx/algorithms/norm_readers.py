@@ -54,7 +54,7 @@ class NormReaders:
 
 @dataclass(frozen=True)
 class Refused:
-    """The result of a norm whose channels are not scaled, and why."""
+    """A value whose channels are not scaled, and why."""
 
     activation: str
     reason: str

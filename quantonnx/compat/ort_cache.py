@@ -38,7 +38,8 @@ class Cache:
         encodings = read_encodings(self.path).contents.encodings
         found, _ = to_config(encodings)
         zeros = (encoding.name for encoding in encodings if encoding.only_zeros)
-        return {name: {"range": [0.0, SMALLEST_RANGE], "optional": True} for name in zeros} | found["tensors"]
+        kept: dict[str, Any] = found["tensors"]
+        return {name: {"range": [0.0, SMALLEST_RANGE], "optional": True} for name in zeros} | kept
 
     def beneath(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the rules of the file under those for tensors that a call has: numbers of the call count alone."""

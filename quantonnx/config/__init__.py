@@ -12,12 +12,15 @@ from quantonnx.config.files import load_settings
 from quantonnx.config.kinds import check_activation, check_weight
 from quantonnx.config.names import NameRules
 from quantonnx.config.presets import PRESETS, with_preset
+from quantonnx.config.recipe import EqualizeConfig, Recipe, RecipeStep, SmoothQuantConfig
 from quantonnx.config.rules import Exclusion, Names, OperatorRule, PatternRule, Slots, TensorRule
 from quantonnx.config.specs import KnownRange, Scale, TensorQuantConfig
 from quantonnx.config.strict import Off, Strict
+from quantonnx.errors import ConfigError
 
 __all__ = [
     "PRESETS",
+    "EqualizeConfig",
     "Exclusion",
     "FixedRange",
     "NameRules",
@@ -25,6 +28,7 @@ __all__ = [
     "OpsToSkip",
     "PatternRule",
     "QuantConfig",
+    "RecipeStep",
     "Slots",
     "SmoothQuantConfig",
     "TensorQuantConfig",
@@ -49,16 +53,6 @@ class OpsToSkip(Strict):
     smooth: Names = ()
 
 
-class SmoothQuantConfig(Strict):
-    """How much of the difficulty of activations goes into weights: `alpha` from 0 (none) to 1 (all).
-
-    `scale_clamp_min` is the least factor by which a channel is divided.
-    """
-
-    alpha: float = Field(default=0.5, ge=0, le=1)
-    scale_clamp_min: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-
-
 class QuantConfig(Strict):
     """Everything a user can say; the rest comes from the target.
 
@@ -69,10 +63,12 @@ class QuantConfig(Strict):
     `preset` is a named set of values beneath all that is said. `exclude` leaves whole operators in float; `skip` leaves
     only their activations, their weights or their smoothing. `fixed` is short for `tensors` with a scale and a zero
     point. `known_ranges` are ranges of the results of operators, which need no calibration.
-    `bias_correction` takes the mean error of rounded weights out of biases. `shift_limits` keeps power-of-two scales
-    within what the shifts of an XINT8 processor reach. `weight_storage` is `integer` (codes with a DequantizeLinear) or
-    `float` (float weights with a Q/DQ pair); `contrib_ops` writes pairs of 16 bits with com.microsoft's operators, for
-    opsets below 21. `keep_slow` keeps operators in integers where float is estimated faster.
+    `recipe` lists the algorithms that change weights, in the order in which they run; `smooth_quant` is short for a
+    first step of that name. `bias_correction` takes the mean error of rounded weights out of biases. `shift_limits`
+    keeps power-of-two scales within what the shifts of an XINT8 processor reach. `weight_storage` is `integer` (codes
+    with a DequantizeLinear) or `float` (float weights with a Q/DQ pair); `contrib_ops` writes pairs of 16 bits with
+    com.microsoft's operators, for opsets below 21. `keep_slow` keeps operators in integers where float is estimated
+    faster.
     """
 
     preset: Literal["w8a8", "w8a16", "w4a8", "w4a16", "w8", "w4", "fp8", "xint8", "qnn-u16"] | None = None
@@ -88,6 +84,7 @@ class QuantConfig(Strict):
     exclude: Names = ()
     skip: OpsToSkip = Field(default_factory=OpsToSkip)
     smooth_quant: Off[SmoothQuantConfig] = None
+    recipe: Recipe = ()
     known_ranges: dict[str, KnownRange] = Field(default_factory=dict)
     bias_correction: bool = True
     shift_limits: bool = False
@@ -108,7 +105,15 @@ class QuantConfig(Strict):
         for section in ("op_types", "patterns", "op_names", "modules"):
             for name, rule in getattr(self, section).items():
                 _check_rule(rule, f"{section}.{name}")
+        if self.smooth_quant is not None and any(step.name == "smooth_quant" for step in self.recipe):
+            raise ConfigError("smooth_quant is set, and the recipe has it too", "say it in the recipe alone")
         return self
+
+    @property
+    def steps(self) -> Recipe:
+        """The steps of the recipe, with what is said in short."""
+        short = () if self.smooth_quant is None else (RecipeStep(smooth_quant=self.smooth_quant),)
+        return (*short, *self.recipe)
 
     def globally(self, kind: str) -> list[tuple[str, TensorQuantConfig | None]]:
         """Returns what is said about every `activation`, `weight` or `bias`: by the preset, then by the user."""

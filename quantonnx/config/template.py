@@ -61,7 +61,10 @@ TEMPLATE = """\
 
 #exclude: [re:^/stem/]                       # operators left in float, with all that they are fused with
 #skip: {stub: [], weight: [], smooth: []}    # only their activations, their weights, their smoothing
-#smooth_quant: {alpha: 0.5}
+#recipe:                                     # algorithms that change weights, in the order in which they run
+#  - equalize
+#  - smooth_quant: {alpha: auto}           # or a number: how much goes from activations into weights
+#smooth_quant: {alpha: 0.5}                  # short for a first step of that name
 #bias_correction: true
 #shift_limits: false                         # power-of-two scales within the shifts of an XINT8 processor
 #weight_storage: integer                     # or float: weights with a Q/DQ pair

@@ -16,14 +16,19 @@ from quantonnx.evidence.groups import matched_groups
 from quantonnx.evidence.measuring import Bench, Subject
 from quantonnx.inspecting import find_pairs
 from quantonnx.model import Model
+from quantonnx.placement import Placement
+from quantonnx.preparation import Feeding, prepared
 from quantonnx.provenance import provenance
-from quantonnx.quantized import insert_qdq
+from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.recalibration import float_view
 from quantonnx.rewriting import transform
 from quantonnx.target import Target, get_target
 
 Source = str | Path | bytes | Model
 Progress = Callable[[int, int | None], None]
+
+_SCALING = frozenset({"awq", "smooth_quant"})
+"""Steps of a recipe that scale inner values by what samples show, so that they cannot be done again here."""
 
 _CHANGED = (
     "the float model was smoothed before it was quantized, so inner values have no counterpart in the given one: "
@@ -73,11 +78,19 @@ def subject_of_files(
     config = _config(told)
     fused = transform(exact, target=_known(chosen))
     placed = insert_qdq(fused.model, fused.matches, config)
-    found = placed.matches.resolve(placed.model)
-    groups = matched_groups(placed.model, found, placed.sites, placed.matches.target)
-    if config.smooth_quant is None:
-        return Subject(placed.model, quantized, groups, placed.sites), notes
-    return Subject(float_view(quantized).model, quantized, groups, placed.sites), [*notes, _CHANGED]
+    model, placement = _equalized(placed)
+    groups = matched_groups(model, placed.matches.resolve(model), placement.sites, placed.matches.target)
+    if not any(step.name in _SCALING for step in config.steps):
+        return Subject(model, quantized, groups, placement.sites), notes
+    return Subject(float_view(quantized).model, quantized, groups, placement.sites), [*notes, _CHANGED]
+
+
+def _equalized(placed: QuantizedModel) -> tuple[Model, Placement]:
+    """The float model and its placement after the steps of the recipe that change inner values and need no samples."""
+    steps = tuple(step for step in placed.config.steps if step.name == "equalize")
+    config = placed.config.model_copy(update={"smooth_quant": None, "recipe": steps})
+    placement = Placement(placed.sites, placed.decisions)
+    return prepared(placed.model, placement, placed.matches, config, Feeding())
 
 
 def _check_inputs(exact: Model, quantized: Model) -> None:

@@ -1,0 +1,84 @@
+"""What a recipe does to the fused float model before calibration: exact in float, one algorithm after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantonnx.algorithms.equalization import equalize
+from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
+from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.config import QuantConfig, RecipeStep
+from quantonnx.decisions import Decider, Decision
+from quantonnx.model import Model
+from quantonnx.placement import Placement, place
+from quantonnx.rewriting import Matches
+from quantonnx.sites import readers_of_pairs
+from quantonnx.slots import rules_of
+
+ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """Where the samples of a calibration come from, and how they are run; see `calibrate`."""
+
+    samples: Any = None
+    forward_loop: ForwardLoop | None = None
+    limit: int | None = None
+    threads: int | None = None
+    progress: Progress | None = None
+
+
+def prepared(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, feeding: Feeding
+) -> tuple[Model, Placement]:
+    """Returns the model after the steps of the recipe that come before calibration, and where its pairs stand.
+
+    Each step places anew: weights that others read too get twins with names of their own.
+    """
+    told: list[Decision] = []
+    for step in config.steps:
+        model, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
+        told += (Decision(each.activation, each.reason, _DECIDERS[step.name]) for each in refused)
+        placement = place(model, matches, config)
+    return model, Placement(placement.sites, (*placement.decisions, *told))
+
+
+def _equalized(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    done = equalize(model, skip=rules_of(step.settings.skip, "recipe.equalize.skip").first)
+    return done.model, done.refused
+
+
+def _smoothed(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    done = smooth(
+        model,
+        feeding.samples,
+        alpha=step.settings.alpha,
+        scale_clamp_min=step.settings.scale_clamp_min,
+        skip=_without_smoothing(model, placement, matches, config),
+        forward_loop=feeding.forward_loop,
+        limit=feeding.limit,
+        threads=feeding.threads,
+        progress=feeding.progress,
+    )
+    return done.model, done.refused
+
+
+def _without_smoothing(model: Model, placement: Placement, matches: Matches, config: QuantConfig) -> Skip:
+    """Names what the user skips, and norms whose linear layers all stay in float: they gain nothing by it."""
+    skipped = rules_of(config.skip.smooth, "skip.smooth")
+    found = (norm for norm in norm_readers(model, skipped.first) if isinstance(norm, NormReaders))
+    integer = readers_of_pairs(model, placement.sites, matches.target)
+    floats = {norm.result.name for norm in found if integer.isdisjoint(norm.linears)}
+    return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
+
+
+_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed}
+_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
