@@ -1,4 +1,4 @@
-"""Gathers evidence: for a model that was just quantized, and for two files."""
+"""Gathers evidence: which passes over the data there are, and what is made of their sums."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def _ranked(groups: Iterable[GroupEvidence]) -> list[GroupEvidence]:
 
 
 def _sorted_sites(sites: Iterable[SiteEvidence]) -> tuple[SiteEvidence, ...]:
-    return tuple(sorted(sites, key=lambda site: -site.errors.relative))
+    """The worst first; biases last, since correction moves them on purpose."""
+    return tuple(sorted(sites, key=lambda site: (site.role == "bias", -site.errors.relative)))
 
 
 def _shared(groups: list[GroupEvidence]) -> tuple[GroupEvidence, ...]:

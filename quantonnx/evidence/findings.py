@@ -150,7 +150,8 @@ class GroupEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a quantized model loses accuracy: groups and sites worst first by isolated error, and its outputs.
+    """Where a quantized model loses accuracy: groups and sites worst first by isolated error (biases
+    last, since correction moves them on purpose), and its outputs.
 
     `outputs` are the errors of the whole quantized model, `samples` the number that was seen, `passes` how often the
     data was read, `notes` what could not be measured, and why.
