@@ -14,7 +14,7 @@ import onnx
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
 from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
-from quantonnx.algorithms.weight_steps import WeightStep
+from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
@@ -135,19 +135,15 @@ def calibrate(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    weight_steps: Sequence[WeightStep] = (),
 ) -> QuantizedModel:
     """Returns the model with scale and zero point at every site.
 
     `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
     its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
-    are what `collect_statistics` saw before, or the file that holds them, and nothing is run. `weight_steps` choose the
-    codes of weights by what samples show, one after the other; they read the samples once more.
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
     Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
     DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
     """
-    if weight_steps and samples is None:
-        raise PlanError("steps that move weights read the samples again", "give samples")
     given = sum(source is not None for source in (samples, forward_loop, statistics))
     if given != 1 and not (given == 0 and not quantized.needs_samples):
         raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
@@ -156,9 +152,11 @@ def calibrate(
     if not given:
         return with_statistics(_prepared(quantized, Feeding()), {})
     if quantized.config.steps:
+        if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
+            raise PlanError("steps that choose the codes of weights read the samples again", "give samples")
         if statistics is not None:
-            changing = quantized.config.steps[0].name
-            raise PlanError(f"{changing} changes activations, which statistics know as they were", "give samples")
+            name = quantized.config.steps[0].name
+            raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
         quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
@@ -177,9 +175,10 @@ def calibrate(
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
         found = collector.collected()
-    if not weight_steps:
+    steps = weight_steps(quantized.config.steps)
+    if not steps:
         return _calibrated(quantized, found)
-    return _moved(quantized, found, weight_steps, Feeding(samples, None, limit, threads, progress))
+    return _moved(quantized, found, steps, Feeding(samples, None, limit, threads, progress))
 
 
 def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
