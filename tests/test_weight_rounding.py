@@ -17,7 +17,7 @@ import quantonnx as qx
 from quantonnx.algorithms.adaround import AdaRound, beta_at, descended, learned
 from quantonnx.algorithms.awq import Awq, Scaling, scale_activations, scaling
 from quantonnx.algorithms.gptq import Gptq
-from quantonnx.algorithms.grids import Problem
+from quantonnx.algorithms.grids import Problem, Rounded
 from quantonnx.algorithms.layerwise import Pace, change_weights
 from quantonnx.algorithms.scale_search import RATIOS, searched
 from quantonnx.algorithms.second_moments import squared_error
@@ -436,6 +436,34 @@ def test_without_bias_correction_biases_stay() -> None:
     for name in "abc":
         expected = next(numpy_helper.to_array(item) for item in proto.graph.initializer if item.name == name)
         np.testing.assert_array_equal(moved.model.array(moved.model.find(name)), expected)
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_inputs_come_from_what_is_rounded_before(sequential: bool) -> None:
+    """The layers before the one asked for are rounded plainly, and seen so."""
+    quantized = calibrate(placed(network(DEEP, DEEP_WEIGHTS)), samples())
+    assert quantized.parameters is not None
+    seen: list[Array] = []
+
+    def rounder(case: Problem) -> Rounded:
+        seen.append(case.second)
+        return Rounded(case.plain(), case.parameters)
+
+    model, sites = quantized.model, quantized.sites
+    skipped = {"u": "test", "v": "test"}
+    change_weights(
+        model, sites, quantized.parameters, samples(), rounder, pace=Pace(sequential=sequential), skipped=skipped
+    )
+    proto = model.to_proto()
+    if sequential:
+        for site in quantized.weight_sites:
+            for item in proto.graph.initializer:
+                if item.name == site.tensor and item.name != "w":
+                    numbers, values = quantized.parameters[site], numpy_helper.to_array(item)
+                    rounded = dequantize(quantize(values, numbers, site.format), numbers, site.format)
+                    item.CopyFrom(numpy_helper.from_array(rounded, item.name))
+    x = read_by(proto, "t")
+    np.testing.assert_allclose(seen[0][0], x.T @ x / len(x), rtol=1e-3, atol=1e-3)
 
 
 def test_layers_are_chosen_by_name() -> None:
