@@ -1,6 +1,6 @@
 """What each algorithm for weights brings, with its time and peak memory, on one trained model and one target.
 
-    python benchmarks/weight_scales.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--target T] [--limit N] [--slow]
+    python benchmarks/weight_ranges.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--target T] [--limit N] [--slow]
 
 Every row is quantized from the same samples in a process of its own: the whole range of weights without correction,
 then bias correction, ranges of least error and equalization one by one, then together, with 8 and 4 bits per channel
