@@ -32,6 +32,7 @@ class Decider(Enum):
     SMOOTH = "SmoothQuant: what stands between the norm and the operators that read it"
     AWQ = "AWQ: what gives the activation, and what else reads it"
     EQUALIZE = "equalization: what stands between two linear operators"
+    ABSORB = "high-bias absorption: what stands between two linear operators"
     SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"
     RANGES = "the ranges that calibration saw"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantonnx.algorithms.awq import scale_activations
+from quantonnx.algorithms.bias_absorption import absorb_biases
 from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
@@ -58,6 +59,21 @@ def _equalized(
     return done.model, done.refused
 
 
+def _absorbed(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    done = absorb_biases(
+        model,
+        feeding.samples,
+        skip=rules_of(step.settings.skip, "recipe.absorb_biases.skip").first,
+        forward_loop=feeding.forward_loop,
+        limit=feeding.limit,
+        threads=feeding.threads,
+        progress=feeding.progress,
+    )
+    return done.model, done.refused
+
+
 def _smoothed(
     model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
 ) -> tuple[Model, tuple[Refused, ...]]:
@@ -100,5 +116,10 @@ def _divided(
     return done.model, done.refused
 
 
-_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "awq": _divided}
-_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH, "awq": Decider.AWQ}
+_STEPS = {"equalize": _equalized, "absorb_biases": _absorbed, "smooth_quant": _smoothed, "awq": _divided}
+_DECIDERS = {
+    "equalize": Decider.EQUALIZE,
+    "absorb_biases": Decider.ABSORB,
+    "smooth_quant": Decider.SMOOTH,
+    "awq": Decider.AWQ,
+}
