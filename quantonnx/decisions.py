@@ -34,6 +34,7 @@ class Decider(Enum):
     SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"
     RANGES = "the ranges that calibration saw"
+    METHOD = "calibration: the method of least error at the outputs"
     BODY = "control flow: bodies of If, Loop and Scan are kept as they are"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,8 @@ from quantonnx.algorithms.bias_correction import correct_biases, means_needed
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
+from quantonnx.calibration.keeping import Feed, KeptSamples
+from quantonnx.calibration.methods import Method, RangeMethod
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
@@ -24,6 +27,7 @@ from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.formats import Parameters
 from quantonnx.insertion import refuse_quantized
+from quantonnx.method_choice import FALLBACK, choose_method
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
 from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared
@@ -151,26 +155,38 @@ def calibrate(
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
     sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
+    kept = KeptSamples() if any(site.ranging.method.kind is Method.AUTO for site in sites) else None
     with Collector(
         quantized.model,
         sorted({site.source for site in sites}),
         histogram={site.source for site in sites if site.ranging.needs_histogram},
         means=means_needed(quantized.model, quantized.sites) if quantized.config.bias_correction else {},
         threads=threads,
+        keeping=kept,
     ) as collector:
         if forward_loop is not None:
             forward_loop(collector.run)
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        return _calibrated(quantized, collector.collected())
+        found = collector.collected()
+    return _calibrated(quantized, found, kept.spread() if kept else (), threads)
 
 
-def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
+def _calibrated(
+    quantized: QuantizedModel, statistics: Statistics, feeds: Sequence[Feed] = (), threads: int | None = None
+) -> QuantizedModel:
+    """Calibrates from statistics; `feeds` decide which method finds ranges, where that is left open."""
     needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
-    return replace(with_statistics(quantized, tensors, means), data=statistics.data)
+    by_method = partial(with_statistics, quantized, tensors, means)
+    if not feeds:
+        return replace(by_method(FALLBACK), data=statistics.data)
+    choice = choose_method(quantized.model, lambda method: by_method(method).to_model(), feeds, threads=threads)
+    best = by_method(choice.best)
+    told = Decision("calibration method", str(choice), Decider.METHOD)
+    return replace(best, data=statistics.data, decisions=(*best.decisions, told))
 
 
 def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
@@ -183,12 +199,14 @@ def with_statistics(
     quantized: QuantizedModel,
     statistics: Mapping[str, TensorStatistics],
     means: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
+    automatic: RangeMethod = FALLBACK,
 ) -> QuantizedModel:
     """Returns the model calibrated from statistics that were collected before; no inference.
 
-    `means` are the channel means by which biases are corrected; where they are absent, biases stay.
+    `means` are the channel means by which biases are corrected; where they are absent, biases stay. `automatic` finds
+    ranges where the method is `auto`.
     """
-    quantized, numbers = _activations(quantized, statistics)
+    quantized, numbers = _activations(quantized, statistics, automatic)
     for site in quantized.sites:
         if not site.on_activation and site.derived_from is None:
             numbers.constant(site)
@@ -212,10 +230,10 @@ def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -
 
 
 def _activations(
-    quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics]
+    quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics], automatic: RangeMethod
 ) -> tuple[QuantizedModel, SiteNumbers]:
     """Chooses the ranges of activations; where they show that branches do not fit together, places anew."""
-    numbers = SiteNumbers(quantized.model, statistics)
+    numbers = SiteNumbers(quantized.model, statistics, automatic)
     for site in quantized.activation_sites:
         if not site.ranging.dynamic:
             numbers.activation(site)
@@ -228,4 +246,4 @@ def _activations(
     known |= {name: Decision(name, reason, Decider.RANGES) for name, reason in conflicts.items()}
     placement = place(quantized.model, quantized.matches, quantized.config, known)
     placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
-    return _activations(placed, statistics)
+    return _activations(placed, statistics, automatic)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from quantonnx.calibration.methods import Method, RangeMethod
 from quantonnx.calibration.ranges import choose_range
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.errors import CalibrationError, ConfigError
 from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.insertion import INT32_MAX
+from quantonnx.method_choice import FALLBACK
 from quantonnx.model import Model
 from quantonnx.ranging import Ranging
 from quantonnx.sites import Site
@@ -21,10 +23,16 @@ Key = tuple[str, TensorFormat, Ranging]
 
 
 class SiteNumbers:
-    """The numbers of sites as they are found: `parameters` by site, `ranges` by the tensor that samples showed."""
+    """The numbers of sites as they are found: `parameters` by site, `ranges` by the tensor that samples showed.
 
-    def __init__(self, model: Model, statistics: Mapping[str, TensorStatistics]) -> None:
+    `automatic` finds ranges where the method is `auto`.
+    """
+
+    def __init__(
+        self, model: Model, statistics: Mapping[str, TensorStatistics], automatic: RangeMethod = FALLBACK
+    ) -> None:
         self.model = model
+        self.automatic = automatic
         self.statistics = statistics
         self.tensors = model.tensors()
         self.parameters: dict[Site, Parameters] = {}
@@ -84,7 +92,9 @@ class SiteNumbers:
             return site.ranging.range
         if site.source not in self.statistics:
             raise CalibrationError(f"{site.source!r} saw no data", "check that the samples reach it")
-        return choose_range(self.statistics[site.source], site.ranging.method, site.format)
+        method = site.ranging.method
+        method = self.automatic if method.kind is Method.AUTO else method
+        return choose_range(self.statistics[site.source], method, site.format)
 
     def _values(self, site: Site) -> np.ndarray[Any, Any]:
         value: gs.Constant = self.tensors[site.tensor]

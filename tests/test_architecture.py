@@ -70,6 +70,7 @@ ORDER = [
     "dynamic",
     "insertion",
     "assembly",
+    "method_choice",
     "site_numbers",
     "algorithms",
     "surveying",

@@ -128,7 +128,7 @@ target = Target(
     activation=TensorFormat(n_bits=8, signed=False, symmetric=False),
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, narrow_range=True, axis=0),
     bias=BiasKind.INT32,
-    method="mse",
+    method="auto",
     glue=frozenset({"AveragePool", "Sigmoid", "Add", "Mul", "Concat", "ResizeNearest"}),
     memory_bound=depthwise,
     rules=(transposed_convolution,),
