@@ -29,11 +29,15 @@ FALLBACK = parse_method("mse")
 """Never far from the best: what is taken where no samples can be run."""
 
 CANDIDATES = (
-    FALLBACK,
-    parse_method("moving_average"),
-    parse_method("percentile:99.99"),
     parse_method("percentile:99.999"),
+    FALLBACK,
+    parse_method("percentile:99.99"),
+    parse_method("moving_average"),
 )
+"""Those that clip least first: they are safer on samples that calibration did not see."""
+
+NO_DIFFERENCE = 0.5
+"""dB: what a few samples tell of two methods is no more exact than that, and the first of them is taken."""
 
 _LEAST_SHARE = 1e-12  # of an output's power: less is no difference
 
@@ -59,7 +63,8 @@ def choose_method(
     candidates: Iterable[RangeMethod] = CANDIDATES,
     threads: int | None = None,
 ) -> MethodChoice:
-    """Returns the candidate whose Q/DQ model, `quantized_by(candidate)`, errs least on `feeds`; the first of equals.
+    """Returns the candidate whose Q/DQ model, `quantized_by(candidate)`, errs least on `feeds`: the first of those that
+    are within NO_DIFFERENCE of the best.
 
     The error of an output is taken in proportion to its power, and from three axes on for each index along axis 1 by
     itself: of a detector's boxes and scores, one part must not hide the other. Raises ModelError for a model that ONNX
@@ -67,7 +72,7 @@ def choose_method(
     """
     exact = list(_run(model, feeds, threads))
     found = {method: output_decibels(exact, _run(quantized_by(method), feeds, threads)) for method in candidates}
-    best = max(found, key=lambda method: found[method])
+    best = next(method for method, value in found.items() if value >= max(found.values()) - NO_DIFFERENCE)
     return MethodChoice(best, {str(method): value for method, value in found.items()}, len(feeds))
 
 

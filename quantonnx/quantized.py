@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.input_scaling import SAMPLES
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
-from quantonnx.calibration.keeping import Feed, KeptSamples
+from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
 from quantonnx.calibration.methods import Method, RangeMethod
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.collecting import uncollected
@@ -30,7 +31,7 @@ from quantonnx.insertion import refuse_quantized
 from quantonnx.method_choice import FALLBACK, choose_method
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
-from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared
+from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared, steps_of
 from quantonnx.provenance import describe
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
@@ -151,9 +152,18 @@ def calibrate(
             changing = quantized.config.steps[0].name
             raise PlanError(f"{changing} changes activations, which statistics know as they were", "give samples")
         quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+    elif samples is not None and steps_of(quantized.config, quantized.matches.target):
+        samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
+        quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
+    return _observed(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+
+
+def _observed(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+    """Calibrates by what the float model shows on samples."""
+    threads = feeding.threads
     sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
     kept = KeptSamples() if any(site.ranging.method.kind is Method.AUTO for site in sites) else None
     with Collector(
@@ -164,13 +174,18 @@ def calibrate(
         threads=threads,
         keeping=kept,
     ) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
+        if feeding.forward_loop is not None:
+            feeding.forward_loop(collector.run)
         else:
-            stream = open_samples(samples, input_specs(quantized.model), limit=limit)
-            collector.run_all(stream, progress)
+            collector.run_all(_opened(quantized.model, feeding), feeding.progress)
         found = collector.collected()
     return _calibrated(quantized, found, kept.spread() if kept else (), threads)
+
+
+def _opened(model: Model, feeding: Feeding) -> Samples | Replayed:
+    if isinstance(feeding.samples, Replayed):
+        return feeding.samples
+    return open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
 
 
 def _calibrated(

@@ -129,6 +129,7 @@ target = Target(
     weight=TensorFormat(n_bits=8, signed=True, symmetric=True, narrow_range=True, axis=0),
     bias=BiasKind.INT32,
     method="auto",
+    recipe=("scale_inputs",),
     glue=frozenset({"AveragePool", "Sigmoid", "Add", "Mul", "Concat", "ResizeNearest"}),
     memory_bound=depthwise,
     rules=(transposed_convolution,),

@@ -159,17 +159,24 @@ class _Writer:
             self._scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
 
     def _scale(self, operand: Operand, scale: Array, name: str) -> None:
-        """Changes a constant that nothing else reads; of others, readers here get a scaled copy of that name."""
-        old = operand.constant
-        unscaled = gs.Constant(old.name, old._values)
-        unscaled._export_dtype = old._export_dtype
-        compute, kind = partial(_scaled, unscaled, scale, operand.axis), to_onnx_dtype(old.dtype)
-        if self.reads[old.name] == len(operand.edges) and not self.editor.is_public(old):
-            old._values = DeferredValues(old.shape, kind, compute)
-            return
-        new = self.editor.deferred(name, old.shape, kind, compute)
-        for node, index in operand.edges:
-            self.editor.set_input(node, index, new)
+        scale_operand(self.editor, self.reads, operand, scale, name)
+
+
+def scale_operand(editor: Rewriter, reads: Mapping[str, int], operand: Operand, scale: Array, name: str) -> None:
+    """Changes a constant that nothing else reads; of others, readers here get a scaled copy of that name.
+
+    `reads` tells how often each value was read before anything was edited.
+    """
+    old = operand.constant
+    unscaled = gs.Constant(old.name, old._values)
+    unscaled._export_dtype = old._export_dtype
+    compute, kind = partial(_scaled, unscaled, scale, operand.axis), to_onnx_dtype(old.dtype)
+    if reads[old.name] == len(operand.edges) and not editor.is_public(old):
+        old._values = DeferredValues(old.shape, kind, compute)
+        return
+    new = editor.deferred(name, old.shape, kind, compute)
+    for node, index in operand.edges:
+        editor.set_input(node, index, new)
 
 
 def smoothing_scale(activations: Array, weights: Array, alpha: float, least: float) -> Array:

@@ -1,13 +1,14 @@
-"""A few of the samples that calibration runs, kept to judge results by: spread evenly over a stream of any length."""
+"""A few of the samples that calibration runs, kept: the first of them, or some spread evenly over a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantonnx.calibration.samples import Samples
 from quantonnx.calibration.sources import shared_rows
 
 Array = NDArray[Any]
@@ -18,6 +19,27 @@ MOST_KEPT, MOST_BYTES = 32, 64_000_000
 
 MOST_JUDGED, FEWEST_JUDGED, SHARE_JUDGED = 16, 4, 8
 """Of all samples one in eight, but not fewer than 4 where there are as many, and not more than 16."""
+
+
+class Replayed:
+    """A stream that can be read once more, whose `first` samples were read before: `count` or more, where there are."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self._samples = samples
+        self._stream = iter(samples)
+        self.first: list[Feed] = []
+        rows = size = 0
+        while rows < count and size < MOST_BYTES and (feed := next(self._stream, None)) is not None:
+            self.first.append({name: np.array(value) for name, value in feed.items()})
+            rows += shared_rows(feed)
+            size += sum(value.nbytes for value in feed.values())
+
+    def __iter__(self) -> Iterator[Feed]:
+        yield from self.first
+        yield from self._stream
+
+    def __len__(self) -> int:
+        return len(self._samples)
 
 
 class KeptSamples:

@@ -34,11 +34,22 @@ class EqualizeConfig(Strict):
     skip: Names = ()
 
 
+class ScaleInputsConfig(Strict):
+    """Outlier channels in front of linear layers, divided where `least_gain` dB less error is expected of these.
+
+    `skip` has layers, by name, type or `re:` pattern, that stay as they are.
+    """
+
+    least_gain: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    skip: Names = ()
+
+
 class RecipeStep(Strict):
     """One algorithm with its settings; written as its name, or as `{name: settings}`."""
 
     equalize: EqualizeConfig | None = None
     smooth_quant: SmoothQuantConfig | None = None
+    scale_inputs: ScaleInputsConfig | None = None
 
     @model_validator(mode="after")
     def _one(self) -> RecipeStep:
