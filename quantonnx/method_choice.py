@@ -77,10 +77,10 @@ def choose_method(
 
 
 def output_decibels(exact: Iterable[Outputs], rough: Iterable[Outputs]) -> float:
-    """Returns the ratio of float outputs to their error in dB, over all samples, the mean over outputs and slices.
+    """Returns the ratio of float outputs to their error in dB, over all samples, the mean over outputs.
 
-    Outputs that are no floats do not count, nor do places where the exact value is not finite. −inf where the rough
-    outputs are not finite.
+    It is that of the mean over slices along axis 1 of noise to signal, none counted as more than 1. Outputs that are no
+    floats do not count, nor do places where the exact value is not finite. −inf where the rough one is not finite.
     """
     power: dict[tuple[int, int], Array | float] = defaultdict(float)
     noise: dict[tuple[int, int], Array | float] = defaultdict(float)
@@ -105,7 +105,7 @@ def _by_slice(values: Array) -> Array:
 def _decibels(power: Array | float, noise: Array | float) -> float:
     least = max(float(np.sum(power)) * _LEAST_SHARE, float(np.finfo(np.float64).tiny))
     ratio = (np.asarray(noise) + least) / (np.asarray(power) + least)
-    return -float(np.mean([10 * log10(each) for each in ratio.reshape(-1)])) if np.isfinite(ratio).all() else -np.inf
+    return -10 * log10(float(np.minimum(ratio, 1).mean())) if np.isfinite(ratio).all() else -np.inf
 
 
 def _run(model: Model, feeds: Sequence[Feed], threads: int | None) -> Iterator[Outputs]:
