@@ -41,7 +41,10 @@ from quantonnx.sites import Site
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A fused float model, its sites, and (once calibrated) scale and zero point at every site."""
+    """A fused float model, its sites, and (once calibrated) scale and zero point at every site.
+
+    `reference` is the model with the float results, where `model` has weights or biases that make up for rounding.
+    """
 
     model: Model
     sites: tuple[Site, ...]
@@ -51,6 +54,7 @@ class QuantizedModel:
     parameters: Mapping[Site, Parameters] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
+    reference: Model | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -195,7 +199,7 @@ def _calibrated(
     needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
-    by_method = partial(with_statistics, quantized, tensors, means)
+    by_method = partial(with_statistics, quantized, tensors, means, constants={})
     if not feeds:
         return replace(by_method(FALLBACK), data=statistics.data)
     choice = choose_method(quantized.model, lambda method: by_method(method).to_model(), feeds, threads=threads)
@@ -215,13 +219,14 @@ def with_statistics(
     statistics: Mapping[str, TensorStatistics],
     means: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
     automatic: RangeMethod = FALLBACK,
+    constants: dict[Site, Parameters] | None = None,
 ) -> QuantizedModel:
     """Returns the model calibrated from statistics that were collected before; no inference.
 
     `means` are the channel means by which biases are corrected; where they are absent, biases stay. `automatic` finds
-    ranges where the method is `auto`.
+    ranges where the method is `auto`; numbers of constants that are in `constants` are not looked for again.
     """
-    quantized, numbers = _activations(quantized, statistics, automatic)
+    quantized, numbers = _activations(quantized, statistics, automatic, {} if constants is None else constants)
     for site in quantized.sites:
         if not site.on_activation and site.derived_from is None:
             numbers.constant(site)
@@ -234,8 +239,14 @@ def with_statistics(
         numbers.bias(site)
     model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
     unmet = tuple(Decision("shift_limits", told, Decider.SHIFTS) for told in limited.unmet)
-    decisions = (*quantized.decisions, *unmet)
-    return replace(quantized, model=model, decisions=decisions, parameters=numbers.parameters, ranges=numbers.ranges)
+    return replace(
+        quantized,
+        model=model,
+        decisions=(*quantized.decisions, *unmet),
+        parameters=numbers.parameters,
+        ranges=numbers.ranges,
+        reference=quantized.reference or quantized.model,
+    )
 
 
 def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -> Limited:
@@ -245,10 +256,13 @@ def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -
 
 
 def _activations(
-    quantized: QuantizedModel, statistics: Mapping[str, TensorStatistics], automatic: RangeMethod
+    quantized: QuantizedModel,
+    statistics: Mapping[str, TensorStatistics],
+    automatic: RangeMethod,
+    constants: dict[Site, Parameters],
 ) -> tuple[QuantizedModel, SiteNumbers]:
     """Chooses the ranges of activations; where they show that branches do not fit together, places anew."""
-    numbers = SiteNumbers(quantized.model, statistics, automatic)
+    numbers = SiteNumbers(quantized.model, statistics, automatic, constants)
     for site in quantized.activation_sites:
         if not site.ranging.dynamic:
             numbers.activation(site)
@@ -261,4 +275,4 @@ def _activations(
     known |= {name: Decision(name, reason, Decider.RANGES) for name, reason in conflicts.items()}
     placement = place(quantized.model, quantized.matches, quantized.config, known)
     placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
-    return _activations(placed, statistics, automatic)
+    return _activations(placed, statistics, automatic, constants)
