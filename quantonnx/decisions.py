@@ -31,6 +31,7 @@ class Decider(Enum):
     GLUE = "the target: operators without weights are integer only between integer ones"
     SMOOTH = "SmoothQuant: what stands between the norm and the operators that read it"
     AWQ = "AWQ: what gives the activation, and what else reads it"
+    CODES = "the algorithm that chooses codes: these are the nearest ones"
     EQUALIZE = "equalization: what stands between two linear operators"
     SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"

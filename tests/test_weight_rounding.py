@@ -24,6 +24,7 @@ from quantonnx.algorithms.second_moments import squared_error
 from quantonnx.algorithms.weight_steps import WeightStep
 from quantonnx.config import RecipeStep
 from quantonnx.config.recipe import Search
+from quantonnx.decisions import Decider
 from quantonnx.errors import ConfigError, PlanError
 from quantonnx.formats import Parameters, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
@@ -470,6 +471,8 @@ def test_layers_are_chosen_by_name() -> None:
     proto = network(DEEP, DEEP_WEIGHTS)
     chosen = moved_by(placed(proto), samples(), Gptq(layers=("MatMul",), skip=("w",)))
     assert [change.tensor for change in chosen.weight_changes] == ["v"]
+    told = {decision.name: decision.reason for decision in chosen.decisions if decision.decider is Decider.CODES}
+    assert told == {"u": "it is none of the layers asked for", "w": "it is skipped by 'w'"}
     with pytest.raises(ConfigError, match="nothing in the model is called 'vv'"):
         moved_by(placed(proto), samples(), Gptq(layers=("vv",)))
 
