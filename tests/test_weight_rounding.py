@@ -26,7 +26,7 @@ from quantonnx.config import RecipeStep
 from quantonnx.config.recipe import Search
 from quantonnx.decisions import Decider
 from quantonnx.errors import ConfigError, PlanError
-from quantonnx.formats import Parameters, TensorFormat, dequantize, quantize
+from quantonnx.formats import Parameters, ScaleType, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel, calibrate
 
@@ -214,6 +214,11 @@ def test_scales_are_those_of_least_error_of_the_outputs(name: str) -> None:
             scales.append(np.broadcast_to(scale, (OUTPUTS, 1))[:, 0])
         expected = np.take_along_axis(np.array(scales), np.argmin(errors, axis=0)[None], 0)[0]
         np.testing.assert_allclose(found[0, :, start], expected, rtol=1e-6)
+
+
+def test_powers_of_two_stay_where_shifts_reach_them() -> None:
+    case = problem(TensorFormat(n_bits=4, axis=1, scale_type=ScaleType.POWER_OF_TWO))
+    assert searched(case) is case.parameters
 
 
 def test_scales_that_a_bias_needs_are_kept() -> None:
