@@ -32,6 +32,7 @@ class Decider(Enum):
     SMOOTH = "SmoothQuant: what stands between the norm and the operators that read it"
     AWQ = "AWQ: what gives the activation, and what else reads it"
     SCALE = "scaled inputs: outlier channels in front of linear layers"
+    CODES = "the algorithm that chooses codes: these are the nearest ones"
     EQUALIZE = "equalization: what stands between two linear operators"
     ABSORB = "high-bias absorption: what stands between two linear operators"
     STATISTICS = "statistics in place of samples"
