@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantonnx.algorithms.awq import scale_activations
 from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.input_scaling import scale_inputs
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig, RecipeStep
 from quantonnx.config.recipe import Recipe
 from quantonnx.decisions import Decider, Decision
@@ -44,6 +46,8 @@ def prepared(
     """
     told: list[Decision] = []
     for step in steps_of(config, matches.target):
+        if step.name not in _STEPS:
+            continue
         changed, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
         told += (Decision(each.activation, each.reason, _DECIDERS[step.name]) for each in refused)
         placement = placement if changed is model else place(changed, matches, config)
@@ -91,6 +95,22 @@ def _without_smoothing(model: Model, placement: Placement, matches: Matches, con
     return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
 
 
+def _divided(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    samples = open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
+    done = scale_activations(
+        model,
+        placement.sites,
+        samples,
+        step.settings,
+        skip=rules_of(config.skip.smooth, "skip.smooth").first,
+        threads=feeding.threads,
+        progress=feeding.progress,
+    )
+    return done.model, done.refused
+
+
 def _scaled(
     model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
 ) -> tuple[Model, tuple[Refused, ...]]:
@@ -106,5 +126,10 @@ def _scaled(
     return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
 
 
-_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "scale_inputs": _scaled}
-_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH, "scale_inputs": Decider.SCALE}
+_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "scale_inputs": _scaled, "awq": _divided}
+_DECIDERS = {
+    "equalize": Decider.EQUALIZE,
+    "smooth_quant": Decider.SMOOTH,
+    "scale_inputs": Decider.SCALE,
+    "awq": Decider.AWQ,
+}

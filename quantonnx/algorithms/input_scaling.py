@@ -18,11 +18,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Skip, input_axis, is_linear, norm_readers
-from quantonnx.algorithms.smooth_quant import ForwardLoop, scale_operand
+from quantonnx.algorithms.operand_scaling import OperandScaler
+from quantonnx.algorithms.smooth_quant import ForwardLoop
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import ChannelExtremes
-from quantonnx.editing import Rewriter
 from quantonnx.formats import TensorFormat
 from quantonnx.model import Model
 from quantonnx.pattern import Edge
@@ -119,8 +119,7 @@ def scale_inputs_by(
 ) -> InputScaling:
     """Returns what `scale_inputs` does, from what was `seen` of the channels of inputs by tensor."""
     twin = model.copy()
-    editor = Rewriter(twin)
-    reads = {name: len(value.outputs) for name, value in twin.tensors().items()}
+    scaler = OperandScaler(twin)
     norms = {n.result.name: n for n in norm_readers(twin) if isinstance(n, NormReaders)}
     scaled = []
     for each in _inputs(twin, sites, skip):
@@ -133,7 +132,7 @@ def scale_inputs_by(
         linears = tuple(node.name for node in each.nodes)
         norm = norms.get(name)
         folded = norm is not None and set(norm.linears) == set(linears)
-        _divide(editor, each, scale, reads, norm if folded else None)
+        _divide(scaler, each, scale, norm if folded else None)
         scaled.append(ScaledInput(name, linears, scale, gain, folded))
     if not scaled:
         return InputScaling(model, ())
@@ -166,8 +165,8 @@ def _reads(node: gs.Node, name: str, skip: Skip) -> bool:
     return skip([node.name, node.op, *(output.name for output in node.outputs)]) is None
 
 
-def _divide(editor: Rewriter, found: _Input, scale: Array, reads: Mapping[str, int], norm: NormReaders | None) -> None:
-    value = found.nodes[0].inputs[0]
+def _divide(scaler: OperandScaler, found: _Input, scale: Array, norm: NormReaders | None) -> None:
+    value, editor = found.nodes[0].inputs[0], scaler.editor
     if norm is None:
         factors = editor.constant(f"{value.name}_factors", np.asarray(1 / scale, np.float32))
         divided = editor.insert("Mul", [value, factors], f"{value.name}_scaled")
@@ -176,9 +175,9 @@ def _divide(editor: Rewriter, found: _Input, scale: Array, reads: Mapping[str, i
             editor.set_input(node, 0, divided)
     else:
         for operand, part in zip(norm.factors, ("gamma", "beta"), strict=False):
-            scale_operand(editor, reads, operand, 1 / scale, f"{value.name}_{part}")
+            scaler.scale(operand, 1 / scale, f"{value.name}_{part}")
     for operand in found.weights:
-        scale_operand(editor, reads, operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
+        scaler.scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
 
 
 def _best_scale(found: _Input, seen: ChannelExtremes) -> tuple[Array, float]:
