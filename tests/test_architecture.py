@@ -91,6 +91,7 @@ ORDER = [
     "drawing",
     "summary",
     "evidence",
+    "report",
     "quantonnx",
     "demo",
     "commands",

@@ -18,7 +18,8 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.remembering import StatisticsOptions
-from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
+from quantonnx.commands.reporting import Reported, check_report_folder, report_quantization
+from quantonnx.commands.running import CHECK_FAILED, Run, complain
 from quantonnx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,11 +70,18 @@ def quantize(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Write plan and summary there.", rich_help_panel=_CHECKING),
+        typer.Option(
+            "--report",
+            metavar="DIR",
+            help="Write report.html and report.json there, and the plan; measures every layer.",
+            rich_help_panel=_CHECKING,
+        ),
     ] = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
+    if report is not None:
+        check_report_folder(report)
     settings = numbers.build()
     remembered.check("quantize", source, output, needs_data=not settings.only_weights)
     if max_drop is not None and eval_data is None:
@@ -88,7 +96,10 @@ def quantize(
     measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
     if report is not None:
-        job.report(report)
+        seen = samples if source.given else None
+        report_quantization(
+            run, report, Reported(placed, calibrated, comparison, measured, model, output.out), seen, evaluation, job.plan
+        )
     return _judge(comparison, max_drop)
 
 
@@ -216,17 +227,6 @@ class _Job:
             stage.detail = "ONNX Runtime, one thread, in turns"
         self.run.result["speed"] = summary.speed(measured)
         return measured
-
-    def report(self, folder: Path) -> None:
-        """Writes the plan and the result into a folder."""
-        import json
-
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.plan is not None:
-            write_text(folder / "plan.yaml", self.plan.to_yaml())
-        text = json.dumps(finite(self.run.result), indent=2, ensure_ascii=False, default=str)
-        write_text(folder / "summary.json", text + "\n")
-        self.run.note(f"report: {folder}")
 
     def sizes(self) -> tuple[int, int]:
         """Returns the bytes of both models, external data included."""

@@ -1,0 +1,106 @@
+"""`quantize --report`: measures every layer, and writes the page, the facts, the plan and the result into a folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantonnx.commands.running import Run, finite, write_text
+
+if TYPE_CHECKING:
+    from quantonnx.calibration.collected import Statistics
+    from quantonnx.calibration.samples import Samples
+    from quantonnx.evidence import Evidence
+    from quantonnx.plan import Plan
+    from quantonnx.quantized import QuantizedModel
+    from quantonnx.report import Facts
+    from quantonnx.speed import Speed
+    from quantonnx.verification import Comparison
+
+MOST_SAMPLES = 128
+"""Samples of which histograms and errors of layers are made."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a report is about: the model before and after calibration, what was measured, and the two files."""
+
+    placed: QuantizedModel
+    calibrated: QuantizedModel
+    comparison: Comparison | None
+    speed: Speed | None
+    source: Path
+    output: Path
+
+
+def check_report_folder(folder: Path) -> None:
+    """Raises OutputError, before any work, where the report cannot be written."""
+    from quantonnx.report import check_report
+
+    check_report(folder)
+
+
+def report_quantization(
+    run: Run, folder: Path, done: Reported, samples: Samples | None, evaluation: Samples | None, plan: Plan | None
+) -> None:
+    """Writes report.html, report.json, plan.yaml and summary.json; prints the three lines that matter.
+
+    `samples` are those of calibration, None where there were none; errors are measured on `evaluation` where it is
+    given.
+    """
+    from quantonnx.report import highlights, write_report
+
+    statistics = None if samples is None else _observed(run, done.calibrated, samples)
+    measured = evaluation or samples
+    evidence = None if measured is None or not done.calibrated.sites else _evidence(run, done.calibrated, measured)
+    with run.stage("report", "report") as stage:
+        facts = _facts(run, done, evidence, statistics, on_calibration=evaluation is None)
+        stage.detail = str(write_report(folder, facts))
+    lines = highlights(facts)
+    run.result["highlights"] = list(lines)
+    if plan is not None:
+        write_text(folder / "plan.yaml", plan.to_yaml())
+    text = json.dumps(finite(run.result), indent=2, ensure_ascii=False, default=str)
+    write_text(folder / "summary.json", text + "\n")
+    run.show_text("\n" + "".join(f"{line}\n" for line in lines))
+
+
+def _observed(run: Run, calibrated: QuantizedModel, samples: Samples) -> Statistics:
+    from quantonnx.report import observe
+
+    with run.stage("histograms", "histograms") as stage:
+        found = observe(calibrated, samples, limit=MOST_SAMPLES, progress=stage.report)
+        stage.detail = f"{len(found.tensors)} activations, {found.samples} samples"
+    return found
+
+
+def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidence:
+    from quantonnx.evidence import collect_evidence
+
+    with run.stage("layers", "layers") as stage:
+        found = collect_evidence(calibrated, samples, limit=MOST_SAMPLES, progress=stage.report)
+        stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
+    return found
+
+
+def _facts(
+    run: Run, done: Reported, evidence: Evidence | None, statistics: Statistics | None, *, on_calibration: bool
+) -> Facts:
+    from quantonnx.inspecting import file_size
+    from quantonnx.report import gather_facts
+
+    notes = ["errors of layers are of the samples that calibrated: figures look better than they are"]
+    return gather_facts(
+        done.calibrated,
+        model=done.source.name,
+        output=done.output.name,
+        evidence=evidence,
+        statistics=statistics,
+        before=done.placed.model,
+        comparison=done.comparison,
+        speed=done.speed,
+        sizes=(file_size(done.source), file_size(done.output)),
+        notes=notes if on_calibration and evidence is not None else (),
+    )
