@@ -51,3 +51,8 @@ function list(pairs) {
 function nearInView(node, block = "nearest") {
   if (node) node.scrollIntoView({ block, behavior: "auto" });
 }
+
+// A name that may break after what parts it.
+function breakable(name) {
+  return element("span", {}, ...name.split(/(?<=[/._:])/).flatMap((part) => [part, document.createElement("wbr")]));
+}

@@ -14,7 +14,7 @@ function draw(place, make) {
   const { traces, layout } = make();
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("before"), linecolor: colour("line"), automargin: true };
   const whole = {
-    height: 330, margin: { l: 60, r: 20, t: 16, b: 46 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    height: 420, margin: { l: 64, r: 20, t: 20, b: 54 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("ink"), size: 12, family: getComputedStyle(document.body).fontFamily },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
     hoverlabel: { bgcolor: colour("soft"), bordercolor: colour("line"), font: { color: colour("ink") } },
@@ -49,7 +49,7 @@ function histogramPlot(site, logarithmic) {
     layout: {
       barmode: "overlay", bargap: 0, showlegend: true, shapes: [shade(from - room, low), shade(high, to + room), line(low), line(high)],
       xaxis: { title: { text: "value" }, range: [from - room, to + room] },
-      yaxis: { title: { text: "values in a bin" }, type: logarithmic ? "log" : "linear", exponentformat: "power" },
+      yaxis: { title: { text: "values in a bin" }, type: logarithmic ? "log" : "linear", exponentformat: "power", dtick: logarithmic ? 1 : undefined },
     },
   };
 }
@@ -95,6 +95,6 @@ function depthPlot(rows) {
       line("isolated", (row) => row.evidence.isolated, colour("accent"), "solid", "circle"),
       line("accumulated", (row) => row.evidence.accumulated, colour("bad"), "dot", "diamond"),
     ],
-    layout: { height: 280, hovermode: "closest", xaxis: { title: { text: "group, in the order of the graph" }, zeroline: false }, yaxis: { title: { text: "SQNR, dB" }, zeroline: false } },
+    layout: { height: 290, hovermode: "closest", xaxis: { title: { text: "group, in the order of the graph" }, zeroline: false }, yaxis: { title: { text: "SQNR, dB" }, zeroline: false } },
   };
 }

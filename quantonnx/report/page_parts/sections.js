@@ -22,7 +22,7 @@ ranked.forEach((group, index) => { group.rank = index + 1; });
 const ofGroup = (group) => (group.evidence ? group.evidence.sites : []).flatMap((tensor) => siteErrors.get(tensor) || []);
 const clippedOf = (group) => ofGroup(group).reduce((most, site) => Math.max(most, site.clipped), 0);
 const usedOf = (group) => {
-  const used = ofGroup(group).filter((site) => site.code_range_used > 0).map((site) => site.code_range_used);
+  const used = ofGroup(group).filter((site) => site.role !== "bias" && site.code_range_used > 0).map((site) => site.code_range_used);
   return used.length ? Math.min(...used) : null;
 };
 const clippedShare = (site) => site.measured && site.measured.code_range_used ? site.measured.clipped : site.clipped ? site.clipped[0] + site.clipped[1] : null;
@@ -73,8 +73,8 @@ function culpritTable() {
     rows: ranked, pick: (row) => pickGroup(row), sort: [0, 1], placeholder: "filter by name, pattern",
     columns: [
       { title: "rank", value: (row) => row.rank, number: true },
-      { title: "group", value: (row) => row.name, kind: "name" },
-      { title: "pattern", value: (row) => row.pattern },
+      { title: "group", value: (row) => row.name, show: (row) => breakable(row.name), kind: "name" },
+      { title: "pattern", value: (row) => row.pattern, kind: "word" },
       { title: "isolated dB", value: (row) => relative(row.evidence.isolated), show: (row) => shaded(row.evidence.isolated), number: true, hint: "SQNR where only this group is quantized; worst first" },
       { title: "cosine", value: (row) => isNumber(row.evidence.isolated.cosine) ? -row.evidence.isolated.cosine : null, show: (row) => isNumber(row.evidence.isolated.cosine) ? row.evidence.isolated.cosine.toFixed(5) : "–", number: true },
       { title: "share of noise", value: (row) => row.evidence.share, show: (row) => shareBar(row.evidence.share), number: true, hint: "of the sum of all isolated noise over signal" },
@@ -92,7 +92,7 @@ function siteTable() {
     rows: sites, pick: (row) => pickSite(row), sort: [3, -1], placeholder: "filter by tensor, format, pattern",
     choices: { label: "kind", options: ["all kinds", "activation", "weight", "bias"], test: (row, kind) => kind === "all kinds" || row.kind === kind },
     columns: [
-      { title: "tensor", value: (row) => row.tensor, kind: "name" },
+      { title: "tensor", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
       { title: "role", value: (row) => row.roles.join(", ") },
       { title: "format", value: (row) => row.format },
       { title: "SQNR dB", value: (row) => relative(errors(row)), show: (row) => decibels(errors(row)), number: true, hint: "of this pair alone, on float values; worst first" },
@@ -118,8 +118,8 @@ function decisionTable() {
     rows: groups.filter((group) => group.state), pick: (row) => pickGroup(row), sort: [5, 1], placeholder: "filter by name, pattern, reason, rule",
     choices: { label: "state", options: states, test: (row, state) => state === "all" || row.state === state },
     columns: [
-      { title: "group or operator", value: (row) => row.name, kind: "name" },
-      { title: "pattern", value: (row) => row.pattern },
+      { title: "group or operator", value: (row) => row.name, show: (row) => breakable(row.name), kind: "name" },
+      { title: "pattern", value: (row) => row.pattern, kind: "word" },
       { title: "what became of it", value: (row) => row.state, show: (row) => element("span", { class: `state ${row.state.replace(" ", "-")}` }, row.state === "operator" ? "no group" : row.state) },
       { title: "why", value: (row) => row.reason, kind: "text" },
       { title: "decided by", value: (row) => row.decided_by, kind: "text" },
@@ -136,8 +136,8 @@ function changeTable() {
   new Table(byId("change-table"), {
     rows: facts.changes, sort: [4, -1], placeholder: "filter by name",
     columns: [
-      { title: "weight", value: (row) => row.tensor, kind: "name" },
-      { title: "operator", value: (row) => row.node, kind: "name" },
+      { title: "weight", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
+      { title: "operator", value: (row) => row.node, show: (row) => breakable(row.node), kind: "name" },
       { title: "largest magnitude", value: (row) => row.largest[1], show: (row) => pair(row.largest), number: true },
       { title: "spread of channels", value: (row) => row.spread[1], show: (row) => pair(row.spread), number: true, hint: "largest channel over the median one; 1 is best for one scale" },
       { title: "moved", value: (row) => row.moved, show: (row) => percent(row.moved), number: true, hint: "norm of the change over the norm before" },
@@ -150,6 +150,7 @@ function legend() {
   const entry = (name, text) => element("span", {}, element("span", { class: `swatch ${name}` }), text);
   const steps = measuredAny ? [element("span", {}, "isolated SQNR of the group:"), ...STEPS.map(([, text], index) => entry(`e${index}`, text))] : [];
   byId("legend").append(...steps, element("span", {}, element("span", { class: "swatch", style: "background:#eceff2;border-style:dashed" }), "float"),
+    element("span", {}, element("span", { class: "swatch", style: "background:#b9d8f2" }), "moves codes"),
     element("span", {}, element("span", { class: "swatch", style: "background:#1f6fb2" }), "Q/DQ pair"));
 }
 
@@ -158,7 +159,7 @@ function groupDetail(group) {
   const own = (group.sites || []).map((number) => sites[number]);
   const buttons = own.map((site) => element("button", { type: "button", class: "link", onclick: () => { pickSite(site); nearInView(byId("sites"), "start"); } },
     `${site.roles.join(", ")}: ${site.tensor}`));
-  byId("group-detail").replaceChildren(element("h3", {}, group.name), list([
+  byId("group-detail").replaceChildren(element("h3", {}, breakable(group.name)), list([
     ["pattern", group.pattern],
     ["state", group.state && element("span", { class: `state ${group.state.replace(" ", "-")}` }, group.state === "operator" ? "no group" : group.state)],
     ["isolated", found && element("span", {}, shaded(found.isolated), " dB")],
@@ -176,7 +177,7 @@ function groupDetail(group) {
 
 function siteDetail(site) {
   const found = site.measured;
-  byId("site-detail").replaceChildren(element("h3", {}, site.tensor), list([
+  byId("site-detail").replaceChildren(element("h3", {}, breakable(site.tensor)), list([
     ["role", site.roles.join(", ")], ["format", site.format], ["found by", site.range],
     ["values", span(seenOf(site))], ["range", span(site.ends)],
     ["scale", site.scale && (site.scale[0] === site.scale[1] ? short(site.scale[0]) : span(site.scale))],
