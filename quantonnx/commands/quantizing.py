@@ -96,10 +96,9 @@ def quantize(
     measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
     if report is not None:
-        seen = samples if source.given else None
-        report_quantization(
-            run, report, Reported(placed, calibrated, comparison, measured, model, output.out), seen, evaluation, job.plan
-        )
+        seen = (samples if source.given else None, evaluation)
+        done = Reported(placed, calibrated, comparison, measured, model, output.out, *seen, job.plan)
+        report_quantization(run, report, done)
     return _judge(comparison, max_drop)
 
 

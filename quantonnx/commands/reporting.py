@@ -25,7 +25,11 @@ MOST_SAMPLES = 128
 
 @dataclass(frozen=True)
 class Reported:
-    """What a report is about: the model before and after calibration, what was measured, and the two files."""
+    """What a report is about: the model before and after calibration, what was measured, and the two files.
+
+    `samples` are those of calibration, None where there were none; errors of layers are measured on `evaluation` where
+    that is given.
+    """
 
     placed: QuantizedModel
     calibrated: QuantizedModel
@@ -33,6 +37,9 @@ class Reported:
     speed: Speed | None
     source: Path
     output: Path
+    samples: Samples | None
+    evaluation: Samples | None
+    plan: Plan | None
 
 
 def check_report_folder(folder: Path) -> None:
@@ -42,26 +49,20 @@ def check_report_folder(folder: Path) -> None:
     check_report(folder)
 
 
-def report_quantization(
-    run: Run, folder: Path, done: Reported, samples: Samples | None, evaluation: Samples | None, plan: Plan | None
-) -> None:
-    """Writes report.html, report.json, plan.yaml and summary.json; prints the three lines that matter.
-
-    `samples` are those of calibration, None where there were none; errors are measured on `evaluation` where it is
-    given.
-    """
+def report_quantization(run: Run, folder: Path, done: Reported) -> None:
+    """Writes report.html, report.json, plan.yaml and summary.json; prints the three lines that matter."""
     from quantonnx.report import highlights, write_report
 
-    statistics = None if samples is None else _observed(run, done.calibrated, samples)
-    measured = evaluation or samples
+    statistics = None if done.samples is None else _observed(run, done.calibrated, done.samples)
+    measured = done.evaluation or done.samples
     evidence = None if measured is None or not done.calibrated.sites else _evidence(run, done.calibrated, measured)
     with run.stage("report", "report") as stage:
-        facts = _facts(run, done, evidence, statistics, on_calibration=evaluation is None)
+        facts = _facts(done, evidence, statistics)
         stage.detail = str(write_report(folder, facts))
     lines = highlights(facts)
     run.result["highlights"] = list(lines)
-    if plan is not None:
-        write_text(folder / "plan.yaml", plan.to_yaml())
+    if done.plan is not None:
+        write_text(folder / "plan.yaml", done.plan.to_yaml())
     text = json.dumps(finite(run.result), indent=2, ensure_ascii=False, default=str)
     write_text(folder / "summary.json", text + "\n")
     run.show_text("\n" + "".join(f"{line}\n" for line in lines))
@@ -85,9 +86,7 @@ def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidenc
     return found
 
 
-def _facts(
-    run: Run, done: Reported, evidence: Evidence | None, statistics: Statistics | None, *, on_calibration: bool
-) -> Facts:
+def _facts(done: Reported, evidence: Evidence | None, statistics: Statistics | None) -> Facts:
     from quantonnx.inspecting import file_size
     from quantonnx.report import gather_facts
 
@@ -102,5 +101,5 @@ def _facts(
         comparison=done.comparison,
         speed=done.speed,
         sizes=(file_size(done.source), file_size(done.output)),
-        notes=notes if on_calibration and evidence is not None else (),
+        notes=notes if done.evaluation is None and evidence is not None else (),
     )

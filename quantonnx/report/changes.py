@@ -70,7 +70,7 @@ def _change(site: Site, before: Array, after: Array) -> Change | None:
 
 def _magnitudes(values: Array, axis: int | None) -> Array:
     if axis is None or not values.ndim:
-        return np.abs(values).reshape(-1).max(initial=0.0, keepdims=True)
+        return np.asarray(np.abs(values).reshape(-1).max(initial=0.0, keepdims=True))
     others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
     return np.asarray(np.abs(values).max(axis=others, initial=0.0))
 

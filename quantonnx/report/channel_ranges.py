@@ -34,16 +34,15 @@ class ChannelRanges:
 
 def channel_ranges(values: Array, site: Site, numbers: Parameters, before: Array | None = None) -> ChannelRanges:
     """Returns the ranges of a weight; one of a single scale is shown by its output channels all the same."""
-    low, high = _extremes(values, site)
-    ends = _ends(site, numbers, low.size)
-    step = -(-low.size // MOST_POINTS)
-    found = [_thinned(part, step, largest=largest) for part, largest in ((low, False), (high, True))]
-    found += [_thinned(part, step, largest=largest) for part, largest in zip(ends, (False, True), strict=True)]
+    extremes = _extremes(values, site)
+    size = extremes[0].size
+    step = -(-size // MOST_POINTS)
+    low, high = _thinned(extremes, step)
+    range_low, range_high = _thinned(_ends(site, numbers, size), step)
     earlier = None if before is None or before.shape != values.shape else _extremes(before, site)
-    if earlier is None or (np.array_equal(earlier[0], low) and np.array_equal(earlier[1], high)):
-        return ChannelRanges(*found, step=step)
-    was = _thinned(earlier[0], step, largest=False), _thinned(earlier[1], step, largest=True)
-    return ChannelRanges(*found, step=step, before=was)
+    changed = earlier is not None and not all(map(np.array_equal, earlier, extremes))
+    was = _thinned(earlier, step) if earlier is not None and changed else ()
+    return ChannelRanges(low, high, range_low, range_high, step, was)
 
 
 def _extremes(values: Array, site: Site) -> tuple[Array, Array]:
@@ -58,12 +57,18 @@ def _ends(site: Site, numbers: Parameters, size: int) -> tuple[Array, Array]:
     """A single scale holds for every channel."""
     scale = numbers.scale.astype(np.float64).reshape(-1)
     zero = numbers.zero_point.astype(np.float64).reshape(-1)
-    ends = (site.format.qmin - zero) * scale, (site.format.qmax - zero) * scale
-    return tuple(np.broadcast_to(end, size) if end.size == 1 else end for end in ends)  # type: ignore[return-value]
+    whole = np.ones(size) if scale.size == 1 else 1.0
+    return (site.format.qmin - zero) * scale * whole, (site.format.qmax - zero) * scale * whole
 
 
-def _thinned(values: Array, step: int, *, largest: bool) -> tuple[float, ...]:
+def _thinned(ends: tuple[Array, Array], step: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Takes the smallest of `step` low ends, and the largest of as many high ones."""
+    low, high = ends
     if step > 1:
-        reduce = np.maximum if largest else np.minimum
-        values = reduce.reduceat(values, np.arange(0, values.size, step))
+        firsts = np.arange(0, low.size, step)
+        low, high = np.minimum.reduceat(low, firsts), np.maximum.reduceat(high, firsts)
+    return _rounded(low), _rounded(high)
+
+
+def _rounded(values: Array) -> tuple[float, ...]:
     return tuple(float(f"{value:.{_DIGITS}g}") for value in values.tolist())

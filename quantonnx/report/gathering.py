@@ -1,4 +1,4 @@
-"""Finds what a report says: from a calibrated model, the errors that were measured, and the values that samples gave."""
+"""Finds what a report says: from a calibrated model, the errors that were measured, the values that samples gave."""
 
 from __future__ import annotations
 

@@ -73,7 +73,9 @@ class _Groups:
         return "" if decision is None else decision.reason
 
     def _rule(self, decision: Decision | None) -> str:
-        return "the plan" if decision is None else decided_by(decision, self.target)
+        if decision is None:
+            return "the plan"
+        return decided_by(decision, self.target) or f"the patterns of {self.target.name}"
 
     def _place(self, nodes: tuple[str, ...]) -> int:
         return max((self.places[node] for node in nodes if node in self.places), default=-1)

@@ -33,9 +33,10 @@ function decibels(errors) {
   return isNumber(errors.sqnr_db) ? errors.sqnr_db.toFixed(1) : "–";
 }
 
-const STEPS = [[40, "40 dB and more"], [30, "30 to 40 dB"], [20, "20 to 30 dB"], [10, "10 to 20 dB"], [-Infinity, "below 10 dB"]];
+// Steps of 6 dB: one bit each.
+const STEPS = [[42, "42 dB and more"], [36, "36 to 42"], [30, "30 to 36"], [24, "24 to 30"], [18, "18 to 24"], [-Infinity, "below 18"]];
 
-// The class of an error's colour, e0 (least) to e4 (worst); "" where nothing was measured.
+// The class of an error's colour, e0 (least) to e5 (worst); "" where nothing was measured.
 function errorClass(errors) {
   const noise = relative(errors);
   if (noise === null) return "";

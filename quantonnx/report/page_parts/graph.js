@@ -10,7 +10,7 @@ class Graph {
     if (!this.svg) return;
     this.size = [this.svg.width.baseVal.value, this.svg.height.baseVal.value];
     const groupOf = new Map();
-    for (const row of rows) for (const node of row.nodes) groupOf.set(node, row);
+    for (const row of rows) for (const node of row.nodes) if (!groupOf.has(node) || row.evidence) groupOf.set(node, row);
     for (const box of this.svg.querySelectorAll(".op[data-name]")) this.join(box, groupOf.get(box.dataset.name));
     for (const title of this.svg.querySelectorAll(".op > title")) title.remove();
     this.svg.addEventListener("click", (event) => { const row = this.under(event); if (row && !this.moved) pick(row); });
@@ -29,7 +29,7 @@ class Graph {
     if (!row) return;
     box.dataset.group = row.name;
     this.boxes.set(box, row);
-    const shade = row.state === "integer" || !row.state ? errorClass(row.evidence && row.evidence.isolated) : "";
+    const shade = errorClass(row.evidence && row.evidence.isolated);
     if (shade) box.classList.add(shade);
   }
 

@@ -48,8 +48,8 @@ function histogramPlot(site, logarithmic) {
     traces: [bars("values", (x) => !isBeyond(x), colour("quiet")), bars("clipped", isBeyond, colour("bad")), key],
     layout: {
       barmode: "overlay", bargap: 0, showlegend: true, shapes: [shade(from - room, low), shade(high, to + room), line(low), line(high)],
-      xaxis: { title: { text: "value" }, range: [from - room, to + room] },
-      yaxis: { title: { text: "values in a bin" }, type: logarithmic ? "log" : "linear", exponentformat: "power", dtick: logarithmic ? 1 : undefined },
+      xaxis: { title: { text: "value", standoff: 8 }, range: [from - room, to + room] },
+      yaxis: { title: { text: "values in a bin", standoff: 8 }, type: logarithmic ? "log" : "linear", exponentformat: "power", dtick: logarithmic ? 1 : undefined },
     },
   };
 }
@@ -77,7 +77,7 @@ function channelPlot(site, ordered) {
     traces: [...earlier, bars("values", low, high, colour("quiet"), before.length ? 0.5 : 0.8), end(range_low, true), end(range_high, false)],
     layout: {
       barmode: "overlay", showlegend: true,
-      xaxis: { title: { text: ordered ? "channels, the largest first" : "channel" }, zeroline: false }, yaxis: { title: { text: "value" } },
+      xaxis: { title: { text: ordered ? "channels, the largest first" : "channel", standoff: 8 }, zeroline: false }, yaxis: { title: { text: "value", standoff: 8 } },
     },
   };
 }
@@ -95,6 +95,6 @@ function depthPlot(rows) {
       line("isolated", (row) => row.evidence.isolated, colour("accent"), "solid", "circle"),
       line("accumulated", (row) => row.evidence.accumulated, colour("bad"), "dot", "diamond"),
     ],
-    layout: { height: 290, hovermode: "closest", xaxis: { title: { text: "group, in the order of the graph" }, zeroline: false }, yaxis: { title: { text: "SQNR, dB" }, zeroline: false } },
+    layout: { height: 290, hovermode: "closest", xaxis: { title: { text: "group, in the order of the graph", standoff: 8 }, zeroline: false }, yaxis: { title: { text: "SQNR, dB", standoff: 8 }, zeroline: false } },
   };
 }

@@ -8,11 +8,12 @@ for (const site of measured.sites) siteErrors.set(site.tensor, [...(siteErrors.g
 
 const groups = facts.groups.map((group) => ({ ...group, evidence: evidenceOf.get(group.name) || null }));
 const known = new Set(groups.map((group) => group.name));
-const placeOf = new Map(groups.flatMap((group) => group.nodes.map((node) => [node, group.place])));
+const holding = new Map(groups.flatMap((group) => group.nodes.map((node) => [node, group])));
 for (const group of measured.groups) {
   if (known.has(group.name)) continue;
-  const place = Math.max(-1, ...group.nodes.map((node) => placeOf.has(node) ? placeOf.get(node) : -1));
-  groups.push({ ...group, state: "", reason: "reads what quantization brought", decided_by: "", place, sites: [], evidence: group });
+  const holder = holding.get(group.nodes[0]);
+  if (holder && !holder.evidence) holder.evidence = group;
+  else groups.push({ ...group, state: "", reason: "reads a quantized value", decided_by: "", place: holder ? holder.place : -1, sites: [], evidence: group });
 }
 const sites = facts.sites.map((site, number) => ({ ...site, number, measured: site.evidence === null ? null : measured.sites[site.evidence] }));
 const worstFirst = (row) => row.evidence ? relative(row.evidence.isolated) : null;
@@ -158,7 +159,7 @@ function groupDetail(group) {
   const found = group.evidence;
   const own = (group.sites || []).map((number) => sites[number]);
   const buttons = own.map((site) => element("button", { type: "button", class: "link", onclick: () => { pickSite(site); nearInView(byId("sites"), "start"); } },
-    `${site.roles.join(", ")}: ${site.tensor}`));
+    `${site.roles.join(", ")}: `, breakable(site.tensor)));
   byId("group-detail").replaceChildren(element("h3", {}, breakable(group.name)), list([
     ["pattern", group.pattern],
     ["state", group.state && element("span", { class: `state ${group.state.replace(" ", "-")}` }, group.state === "operator" ? "no group" : group.state)],
@@ -170,7 +171,7 @@ function groupDetail(group) {
     ["MACs", found && found.macs ? found.macs.toLocaleString("en") : ""],
     ["estimated time", found && found.integer_us !== null ? `${short(found.integer_us)} µs, in float ${short(found.float_us)} µs` : ""],
     ["why", group.reason], ["decided by", group.decided_by],
-    ["nodes", group.nodes.join(", ")],
+    ["nodes", breakable(group.nodes.join(", "))],
     ["pairs", buttons.length ? element("div", {}, ...buttons) : ""],
   ].map(([name, value]) => [name, value === false ? "" : value])));
 }
@@ -187,7 +188,7 @@ function siteDetail(site) {
     ["cosine", found && isNumber(found.errors.cosine) ? found.errors.cosine.toFixed(6) : ""],
     ["codes used", found && found.code_range_used ? `${found.codes[0]} to ${found.codes[1]} (${percent(found.code_range_used)})` : ""],
     ["clipping", found && found.clipping ? `${percent(found.clipping)} of its noise` : ""],
-    ["pattern", site.pattern], ["why", site.reason], ["decided by", site.decided_by], ["read by", site.readers.join(", ")],
+    ["pattern", site.pattern], ["why", site.reason], ["decided by", site.decided_by], ["read by", breakable(site.readers.join(", "))],
   ]));
 }
 

@@ -1,7 +1,7 @@
 "use strict";
 // Tables that sort by a click on a column, filter as one types, and pick a row.
 
-const FIRST_ROWS = 200;
+const FIRST_ROWS = 100;
 
 // columns: {title, value(row), show(row)?, number?, kind?, hint?}; value is what sorts, null comes last.
 class Table {
