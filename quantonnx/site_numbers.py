@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from quantonnx.calibration.ranges import choose_range
+from quantonnx.calibration.ranges import Method, choose_range
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.calibration.weight_ranges import least_error_range
 from quantonnx.errors import CalibrationError, ConfigError
 from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.insertion import INT32_MAX
@@ -37,10 +38,10 @@ class SiteNumbers:
         self._keep(site, self._fixed(site) or site.format.parameters(*self._range(site), site.float_type))
 
     def constant(self, site: Site) -> None:
-        """Takes the range of the values themselves, per channel or group where the format says so."""
+        """Takes the range of the values, or that of least error, per channel or group where the format says so."""
         fixed = self._fixed(site)
         if fixed is None:
-            low, high = site.ranging.range or site.format.extremes(self._values(site))
+            low, high = site.ranging.range or self._extent(site)
             least = low + np.float32(site.ranging.min_range or 0)
             fixed = site.format.parameters(low, np.maximum(high, least), site.float_type)
         self._keep(site, fixed)
@@ -60,6 +61,12 @@ class SiteNumbers:
         size = self.tensors[site.tensor].shape[0]
         scale = np.asarray(activation.scale * self.parameters[weight].scale, np.float32)
         self.parameters[site] = Parameters(np.broadcast_to(scale, (size,)).copy(), np.zeros(size, np.int32))
+
+    def _extent(self, site: Site) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        values = self._values(site)
+        if site.ranging.method.kind is Method.MSE:
+            return least_error_range(values, site.format)
+        return site.format.extremes(values)
 
     def _keep(self, site: Site, numbers: Parameters) -> None:
         self.parameters[site] = numbers

@@ -20,6 +20,7 @@ TEMPLATE = """\
 
 #weight:                      # null: no weight is quantized
 #  n_bits: 4
+#  calibration_method: mse    # clips where rounding and clipping together lose least, not minmax
 #  per_channel: true          # one scale for each output channel
 #  group_size: 128            # or one for each so many values that are summed up
 #  narrow_range: true         # -7 to 7, not -8 to 7
@@ -63,7 +64,7 @@ TEMPLATE = """\
 #skip: {stub: [], weight: [], smooth: []}    # only their activations, their weights, their smoothing
 #recipe:                                     # algorithms that change weights, in the order in which they run
 #  - equalize
-#  - smooth_quant: {alpha: 0.5}
+#  - smooth_quant: {alpha: auto}           # or a number: how much goes from activations into weights
 #smooth_quant: {alpha: 0.5}                  # short for a first step of that name
 #bias_correction: true
 #shift_limits: false                         # power-of-two scales within the shifts of an XINT8 processor
