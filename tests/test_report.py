@@ -235,6 +235,23 @@ def test_quantize_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {path.name for path in folder.iterdir()} == {"report.html", "report.json", "plan.yaml", "summary.json"}
 
 
+def test_compare_writes_a_report_of_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, folder = tmp_path / "out.onnx", tmp_path / "report"
+    _, calibrated = quantized()
+    (tmp_path / "float.onnx").write_bytes(parse(NETWORK).SerializeToString())
+    calibrated.save(out)
+    np.savez(tmp_path / "x.npz", x=np.concatenate([feed["x"] for feed in samples()]))
+    given = ["compare", str(tmp_path / "float.onnx"), str(out), "--data", str(tmp_path / "x.npz")]
+    assert cli.run([*given, "--report", str(folder)]) == 2
+    assert "without --layers" in capsys.readouterr().err
+    assert cli.run([*given, "--layers", "--report", str(folder)]) == 0
+    written = facts_in((folder / "report.html").read_text())
+    assert written["groups"] == []
+    assert {site["tensor"] for site in written["sites"] if site["histogram"]} >= {"x", "r1"}
+    assert written["evidence"]["samples"] == 6
+    assert capsys.readouterr().out.strip().splitlines()[-3:] == written["highlights"]
+
+
 def test_an_unusable_folder_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text("")

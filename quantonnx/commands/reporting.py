@@ -1,4 +1,4 @@
-"""`quantize --report`: measures every layer, and writes the page, the facts, the plan and the result into a folder."""
+"""`--report` of `quantize` and `compare`: measures every layer, and writes page and facts into a folder."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ class Reported:
     plan: Plan | None
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a report of two files is about, and what was measured of them."""
+
+    source: Path
+    quantized: Path
+    evidence: Evidence
+    comparison: Comparison
+    speed: Speed | None
+
+
 def check_report_folder(folder: Path) -> None:
     """Raises OutputError, before any work, where the report cannot be written."""
     from quantonnx.report import check_report
@@ -51,7 +62,7 @@ def check_report_folder(folder: Path) -> None:
 
 def report_quantization(run: Run, folder: Path, done: Reported) -> None:
     """Writes report.html, report.json, plan.yaml and summary.json; prints the three lines that matter."""
-    from quantonnx.report import highlights, write_report
+    from quantonnx.report import write_report
 
     statistics = None if done.samples is None else _observed(run, done.calibrated, done.samples)
     measured = done.evaluation or done.samples
@@ -59,12 +70,42 @@ def report_quantization(run: Run, folder: Path, done: Reported) -> None:
     with run.stage("report", "report") as stage:
         facts = _facts(done, evidence, statistics)
         stage.detail = str(write_report(folder, facts))
-    lines = highlights(facts)
-    run.result["highlights"] = list(lines)
+    _tell(run, facts)
     if done.plan is not None:
         write_text(folder / "plan.yaml", done.plan.to_yaml())
     text = json.dumps(finite(run.result), indent=2, ensure_ascii=False, default=str)
     write_text(folder / "summary.json", text + "\n")
+
+
+def report_comparison(run: Run, folder: Path, done: Compared, samples: Samples) -> None:
+    """Writes report.html and report.json of two files; prints the three lines that matter."""
+    from quantonnx.inspecting import file_size
+    from quantonnx.report import gather_file_facts, observe_files, write_report
+
+    files = done.source, done.quantized
+    with run.stage("histograms", "histograms") as stage:
+        statistics = observe_files(*files, done.evidence, samples, limit=MOST_SAMPLES, progress=stage.report)
+        stage.detail = f"{len(statistics.tensors)} activations, {statistics.samples} samples"
+    with run.stage("report", "report") as stage:
+        facts = gather_file_facts(
+            done.quantized,
+            done.evidence,
+            model=done.source.name,
+            output=done.quantized.name,
+            statistics=statistics,
+            comparison=done.comparison,
+            speed=done.speed,
+            sizes=(file_size(done.source), file_size(done.quantized)),
+        )
+        stage.detail = str(write_report(folder, facts))
+    _tell(run, facts)
+
+
+def _tell(run: Run, facts: Facts) -> None:
+    from quantonnx.report import highlights
+
+    lines = highlights(facts)
+    run.result["highlights"] = list(lines)
     run.show_text("\n" + "".join(f"{line}\n" for line in lines))
 
 

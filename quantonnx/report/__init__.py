@@ -7,8 +7,18 @@
 from __future__ import annotations
 
 from quantonnx.report.facts import Facts
+from quantonnx.report.files import gather_file_facts, observe_files
 from quantonnx.report.gathering import gather_facts, observe
 from quantonnx.report.highlights import highlights
 from quantonnx.report.writing import check_report, write_report
 
-__all__ = ["Facts", "check_report", "gather_facts", "highlights", "observe", "write_report"]
+__all__ = [
+    "Facts",
+    "check_report",
+    "gather_facts",
+    "gather_file_facts",
+    "highlights",
+    "observe",
+    "observe_files",
+    "write_report",
+]

@@ -1,4 +1,4 @@
-"""What the recipe did to weights: how even their channels are before and after, and how far values moved."""
+"""What the recipe did to weights and biases: how even channels are before and after, and how far values moved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """One weight before and after: its largest magnitude, and that over the median of all channels' (`spread`).
+    """One weight or bias before and after: its largest magnitude, and that over the median of all channels' (`spread`).
 
     A spread near 1 means that one scale suits all channels. `moved` is ‖after − before‖ / ‖before‖.
     """
@@ -47,7 +47,7 @@ class Before:
 
 
 def changes(model: Model, sites: Iterable[Site], before: Before) -> Iterator[Change]:
-    """Yields each quantized weight whose float values are no longer those from before."""
+    """Yields each quantized weight or bias whose float values are no longer those from before."""
     tensors = model.tensors()
     for site in sites:
         held, earlier = tensors.get(site.tensor), before.weight(site)

@@ -42,13 +42,26 @@ def observe(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Returns a histogram of the float values at every activation site, from one run over the samples.
+    """Returns a histogram of the float values at every activation site; see `observe_tensors`."""
+    tensors = {site.tensor for site in quantized.activation_sites}
+    return observe_tensors(quantized.model, tensors, samples, limit=limit, threads=threads, progress=progress)
+
+
+def observe_tensors(
+    model: Model,
+    tensors: Iterable[str],
+    samples: Any,
+    *,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Returns a histogram of the values of each tensor, from one run over the samples.
 
     `samples` is what `open_samples` takes. A value that holds NaN or infinity, or that no sample reaches, has none.
     """
-    tensors = sorted({site.tensor for site in quantized.activation_sites})
-    with Collector(quantized.model, tensors, threads=threads, lenient=True) as collector:
-        collector.run_all(open_samples(samples, input_specs(quantized.model), limit=limit), progress)
+    with Collector(model, sorted(tensors), threads=threads, lenient=True) as collector:
+        collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
         return collector.collected()
 
 
@@ -72,7 +85,7 @@ def gather_facts(
     """
     earlier = None if before is None else Before(before)
     sites = _Sites(quantized, statistics, evidence, earlier)
-    weights = quantized.weight_sites
+    constants = [site for site in quantized.sites if not site.on_activation]
     return Facts(
         model=model,
         output=output,
@@ -82,7 +95,7 @@ def gather_facts(
         environment=environment(),
         provenance=tuple(provenance_facts(provenance(quantized.to_model().metadata))),
         recipe=tuple(step_facts(quantized)),
-        changes=() if earlier is None else tuple(changes(quantized.model, weights, earlier)),
+        changes=() if earlier is None else tuple(changes(quantized.model, constants, earlier)),
         evidence=evidence,
         comparison=comparison,
         speed=speed,

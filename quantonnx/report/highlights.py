@@ -15,7 +15,9 @@ def highlights(facts: Facts) -> tuple[str, str, str]:
 def _made(facts: Facts) -> str:
     matched = [group for group in facts.groups if group.state != "operator"]
     integer = sum(group.state == "integer" for group in matched)
-    parts = [f"{integer} of {len(matched)} groups run on integers ({facts.target})"]
+    pairs = sum(site.kind == "activation" for site in facts.sites)
+    constants = f"{pairs} pairs and {len(facts.sites) - pairs} quantized constants"
+    parts = [f"{integer} of {len(matched)} groups run on integers ({facts.target})" if matched else constants]
     if facts.sizes is not None and facts.sizes[1]:
         parts.append(f"{facts.sizes[0] / facts.sizes[1]:.1f} times smaller")
     if facts.speed is not None and facts.speed.ratio:

@@ -57,3 +57,9 @@ function nearInView(node, block = "nearest") {
 function breakable(name) {
   return element("span", {}, ...name.split(/(?<=[/._:])/).flatMap((part) => [part, document.createElement("wbr")]));
 }
+
+// Names one below the other, the first few of many.
+function lines(names, most = 20) {
+  const shown = names.slice(0, most).map((name) => element("div", {}, breakable(name)));
+  return names.length ? element("div", {}, ...shown, names.length > most ? `and ${names.length - most} more` : null) : "";
+}

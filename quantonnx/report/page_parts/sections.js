@@ -43,8 +43,9 @@ function cards() {
     `float ${short(facts.speed.float_ms)} ms (${facts.speed.ratio.toFixed(2)} of its time)`);
   const count = (kind) => sites.filter((site) => site.kind === kind).length;
   const matched = groups.filter((group) => group.state && group.state !== "operator");
-  add("groups on integers", `${matched.filter((group) => group.state === "integer").length} of ${matched.length}`,
+  if (matched.length) add("groups on integers", `${matched.filter((group) => group.state === "integer").length} of ${matched.length}`,
     `${count("activation")} activation pairs, ${count("weight")} weights`);
+  else add("Q/DQ pairs", String(count("activation")), `${sites.length - count("activation")} quantized constants`);
   byId("cards").append(...made);
 }
 
@@ -94,7 +95,7 @@ function siteTable() {
     choices: { label: "kind", options: ["all kinds", "activation", "weight", "bias"], test: (row, kind) => kind === "all kinds" || row.kind === kind },
     columns: [
       { title: "tensor", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
-      { title: "role", value: (row) => row.roles.join(", ") },
+      { title: "role", value: (row) => row.roles.join(", ").replace("_", " ") },
       { title: "format", value: (row) => row.format },
       { title: "SQNR dB", value: (row) => relative(errors(row)), show: (row) => decibels(errors(row)), number: true, hint: "of this pair alone, on float values; worst first" },
       { title: "accumulated dB", value: (row) => row.measured ? relative(row.measured.accumulated) : null, show: (row) => decibels(row.measured && row.measured.accumulated), number: true },
@@ -114,6 +115,10 @@ function seenOf(site) {
 }
 
 function decisionTable() {
+  if (!facts.groups.length) {
+    byId("decision-table").append(element("p", { class: "empty" }, "These are figures of two files, which do not tell what was decided."));
+    return null;
+  }
   const states = ["all", ...new Set(groups.map((group) => group.state).filter(Boolean))];
   return new Table(byId("decision-table"), {
     rows: groups.filter((group) => group.state), pick: (row) => pickGroup(row), sort: [5, 1], placeholder: "filter by name, pattern, reason, rule",
@@ -133,11 +138,11 @@ function decisionTable() {
 function changeTable() {
   if (!facts.changes.length) return;
   const pair = (ends) => `${short(ends[0])} → ${short(ends[1])}`;
-  byId("change-table").append(element("h3", {}, "Weights that the recipe changed"));
+  byId("change-table").append(element("h3", {}, "Weights and biases that the recipe changed"));
   new Table(byId("change-table"), {
     rows: facts.changes, sort: [4, -1], placeholder: "filter by name",
     columns: [
-      { title: "weight", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
+      { title: "weight or bias", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
       { title: "operator", value: (row) => row.node, show: (row) => breakable(row.node), kind: "name" },
       { title: "largest magnitude", value: (row) => row.largest[1], show: (row) => pair(row.largest), number: true },
       { title: "spread of channels", value: (row) => row.spread[1], show: (row) => pair(row.spread), number: true, hint: "largest channel over the median one; 1 is best for one scale" },
@@ -171,7 +176,7 @@ function groupDetail(group) {
     ["MACs", found && found.macs ? found.macs.toLocaleString("en") : ""],
     ["estimated time", found && found.integer_us !== null ? `${short(found.integer_us)} µs, in float ${short(found.float_us)} µs` : ""],
     ["why", group.reason], ["decided by", group.decided_by],
-    ["nodes", breakable(group.nodes.join(", "))],
+    ["nodes", lines(group.nodes)],
     ["pairs", buttons.length ? element("div", {}, ...buttons) : ""],
   ].map(([name, value]) => [name, value === false ? "" : value])));
 }
@@ -180,7 +185,7 @@ function siteDetail(site) {
   const found = site.measured;
   byId("site-detail").replaceChildren(element("h3", {}, breakable(site.tensor)), list([
     ["role", site.roles.join(", ")], ["format", site.format], ["found by", site.range],
-    ["values", span(seenOf(site))], ["range", span(site.ends)],
+    ["values", seenOf(site) && span(seenOf(site))], ["range", site.ends && span(site.ends)],
     ["scale", site.scale && (site.scale[0] === site.scale[1] ? short(site.scale[0]) : span(site.scale))],
     ["zero point", site.zero_point && (site.zero_point[0] === site.zero_point[1] ? site.zero_point[0] : span(site.zero_point))],
     ["clipped", site.clipped && `${percent(site.clipped[0])} below, ${percent(site.clipped[1])} above`],
@@ -188,7 +193,7 @@ function siteDetail(site) {
     ["cosine", found && isNumber(found.errors.cosine) ? found.errors.cosine.toFixed(6) : ""],
     ["codes used", found && found.code_range_used ? `${found.codes[0]} to ${found.codes[1]} (${percent(found.code_range_used)})` : ""],
     ["clipping", found && found.clipping ? `${percent(found.clipping)} of its noise` : ""],
-    ["pattern", site.pattern], ["why", site.reason], ["decided by", site.decided_by], ["read by", breakable(site.readers.join(", "))],
+    ["pattern", site.pattern], ["why", site.reason], ["decided by", site.decided_by], ["read by", lines(site.readers)],
   ]));
 }
 
@@ -215,15 +220,15 @@ function pickSite(site) {
   }
   redraws.delete(place);
   if (window.Plotly) Plotly.purge(place);
-  const why = site.kind === "bias" ? "A bias takes the product of two scales: nothing to choose." : "No samples showed the values of this tensor.";
-  place.replaceChildren(element("p", { class: "empty", style: "padding:12px" }, why));
+  const why = { bias: "A bias takes the product of two scales: nothing to choose.", weight: "The ranges of weights stand in the report of `quantize`." };
+  place.replaceChildren(element("p", { class: "empty", style: "padding:12px" }, why[site.kind] || "No samples showed the values of this tensor."));
 }
 
 function pickGroup(group) {
   groupDetail(group);
   picture.select(group);
   if (tables.culprits) tables.culprits.select(group);
-  tables.decisions.select(group);
+  if (tables.decisions) tables.decisions.select(group);
 }
 
 cards();
