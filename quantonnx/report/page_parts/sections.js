@@ -238,8 +238,10 @@ const tables = { culprits: culpritTable(), sites: siteTable(), decisions: decisi
 changeTable();
 const picture = new Graph(groups, pickGroup);
 if (groups.length) pickGroup(ranked[0] || groups[0]);
-if (sites.length) pickSite(tables.sites.visible()[0]);
-else byId("site-detail").append(element("p", { class: "empty" }, "Nothing is quantized."));
+if (sites.length) {
+  const worst = tables.sites.visible();
+  pickSite(worst.find((site) => site.histogram || site.channels) || worst[0]);
+} else byId("site-detail").append(element("p", { class: "empty" }, "Nothing is quantized."));
 document.documentElement.dataset.interactive = String(Math.round(performance.now()));
 
 window.addEventListener("DOMContentLoaded", () => {
