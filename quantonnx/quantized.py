@@ -36,7 +36,10 @@ from quantonnx.sites import Site
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A fused float model, its sites, and (once calibrated) scale and zero point at every site."""
+    """A fused float model, its sites, and (once calibrated) scale and zero point at every site.
+
+    `reference` is the model with the float results, where `model` has weights or biases that make up for rounding.
+    """
 
     model: Model
     sites: tuple[Site, ...]
@@ -46,6 +49,7 @@ class QuantizedModel:
     parameters: Mapping[Site, Parameters] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
+    reference: Model | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -201,8 +205,14 @@ def with_statistics(
         numbers.bias(site)
     model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
     unmet = tuple(Decision("shift_limits", told, Decider.SHIFTS) for told in limited.unmet)
-    decisions = (*quantized.decisions, *unmet)
-    return replace(quantized, model=model, decisions=decisions, parameters=numbers.parameters, ranges=numbers.ranges)
+    return replace(
+        quantized,
+        model=model,
+        decisions=(*quantized.decisions, *unmet),
+        parameters=numbers.parameters,
+        ranges=numbers.ranges,
+        reference=quantized.reference or quantized.model,
+    )
 
 
 def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -> Limited:
