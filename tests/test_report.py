@@ -19,8 +19,9 @@ from quantonnx import QuantConfig, calibrate, cli, demo, insert_qdq, transform
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.errors import OutputError
 from quantonnx.evidence import Evidence, collect_evidence
+from quantonnx.preparation import Feeding
 from quantonnx.quantized import QuantizedModel
-from quantonnx.report import Facts, gather_facts, highlights, observe, page, write_report
+from quantonnx.report import Facts, gather_facts, highlights, observe, page, recipe_changes, write_report
 from quantonnx.report.histograms import MOST_BINS, beyond, histogram_of
 
 pytest.importorskip("plotly", reason="plotly is not installed")
@@ -33,6 +34,17 @@ NETWORK = """
         [bend] r1 = Relu (c1)
         [second] c2 = Conv <kernel_shape: ints = [3, 3], pads: ints = [1, 1, 1, 1]> (r1, w2, b2)
         [last] y = Relu (c2)
+    }
+"""
+NORMED = """
+    network (float[1,3,8,8] x) => (float[1,8,8,16] y)
+    <float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8] gain, float[8] shift, float[8,16] matrix> {
+        [first] c1 = Conv <kernel_shape: ints = [3, 3], pads: ints = [1, 1, 1, 1]> (x, w1, b1)
+        [bend] r1 = Relu (c1)
+        [second] c2 = Conv <kernel_shape: ints = [3, 3], pads: ints = [1, 1, 1, 1]> (r1, w2, b2)
+        [turn] t = Transpose <perm: ints = [0, 2, 3, 1]> (c2)
+        [norm] n = LayerNormalization <axis: int = -1> (t, gain, shift)
+        [project] y = MatMul (n, matrix)
     }
 """
 HOSTILE = "</script><script>alert(1)</script>"
@@ -181,14 +193,25 @@ def test_the_recipe_shows_weights_before_and_after() -> None:
     values[0] *= 50
     weight.CopyFrom(onnx.numpy_helper.from_array(values, "w1"))
     placed, calibrated = quantized(proto, recipe=["equalize"])
-    facts = gather_facts(calibrated, before=placed.model)
-    change = next(change for change in facts.changes if change.node == "first")
+    changes = recipe_changes(placed, calibrated, Feeding(samples()))
+    facts = gather_facts(calibrated, before=placed.model, changes=changes)
+    change = next(change for change in facts.changes if (change.step, change.node) == ("equalize", "first"))
     assert [step.name for step in facts.recipe] == ["equalize", "bias_correction"]
     assert change.spread[1] < change.spread[0] / 3
     assert change.moved > 0.1
     channels = next(site.channels for site in facts.sites if site.tensor == change.tensor)
     assert channels is not None
     assert max(channels.before[1]) == pytest.approx(max(values.max(), 0), rel=1e-4)
+
+
+def test_steps_of_a_recipe_are_told_apart() -> None:
+    placed, calibrated = quantized(parse(NORMED), recipe=["equalize", "smooth_quant"])
+    changed = list(recipe_changes(placed, calibrated, Feeding(samples())))
+    steps = {change.tensor: change.step for change in changed if change.step != "bias_correction"}
+    assert set(steps.values()) == {"equalize", "smooth_quant"}
+    assert {change.node for change in changed if change.step == "smooth_quant"} == {"project"}
+    assert {change.node for change in changed if change.step == "equalize"} >= {"first", "second"}
+    assert any(change.step == "bias_correction" and change.moved > 0 for change in changed)
 
 
 def test_a_report_without_any_samples(tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidenc
 
 def _facts(done: Reported, evidence: Evidence | None, statistics: Statistics | None) -> Facts:
     from quantonnx.inspecting import file_size
-    from quantonnx.report import gather_facts
+    from quantonnx.preparation import Feeding
+    from quantonnx.report import gather_facts, recipe_changes
 
     notes = ["errors of layers are of the samples that calibrated: figures look better than they are"]
     return gather_facts(
@@ -139,6 +140,7 @@ def _facts(done: Reported, evidence: Evidence | None, statistics: Statistics | N
         evidence=evidence,
         statistics=statistics,
         before=done.placed.model,
+        changes=recipe_changes(done.placed, done.calibrated, Feeding(done.samples)),
         comparison=done.comparison,
         speed=done.speed,
         sizes=(file_size(done.source), file_size(done.output)),

@@ -10,6 +10,7 @@ from quantonnx.report.facts import Facts
 from quantonnx.report.files import gather_file_facts, observe_files
 from quantonnx.report.gathering import gather_facts, observe
 from quantonnx.report.highlights import highlights
+from quantonnx.report.recipe import recipe_changes
 from quantonnx.report.writing import check_report, write_report
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "highlights",
     "observe",
     "observe_files",
+    "recipe_changes",
     "write_report",
 ]

@@ -17,11 +17,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """One weight or bias before and after: its largest magnitude, and that over the median of all channels' (`spread`).
+    """One weight or bias before and after a step: its largest magnitude, and that over the median of all channels'
+    (`spread`).
 
     A spread near 1 means that one scale suits all channels. `moved` is ‖after − before‖ / ‖before‖.
     """
 
+    step: str
     tensor: str
     node: str
     largest: tuple[float, float]
@@ -46,18 +48,20 @@ class Before:
         return self.model.array(value) if isinstance(value, gs.Constant) else None
 
 
-def changes(model: Model, sites: Iterable[Site], before: Before) -> Iterator[Change]:
-    """Yields each quantized weight or bias whose float values are no longer those from before."""
+def changes(step: str, before: Before, model: Model, sites: Iterable[Site]) -> Iterator[Change]:
+    """Yields each quantized weight or bias of a model whose float values are no longer those from before a step."""
     tensors = model.tensors()
     for site in sites:
+        if site.on_activation:
+            continue
         held, earlier = tensors.get(site.tensor), before.weight(site)
         if isinstance(held, gs.Constant) and earlier is not None:
-            found = _change(site, earlier, model.array(held))
+            found = _change(step, site, earlier, model.array(held))
             if found is not None:
                 yield found
 
 
-def _change(site: Site, before: Array, after: Array) -> Change | None:
+def _change(step: str, site: Site, before: Array, after: Array) -> Change | None:
     if before.shape != after.shape or np.array_equal(before, after):
         return None
     x, y = (values.astype(np.float32, copy=False) for values in (before, after))
@@ -65,7 +69,7 @@ def _change(site: Site, before: Array, after: Array) -> Change | None:
     moved = float(np.linalg.norm(y - x)) / norm if norm else 0.0
     first, second = (_magnitudes(values, site.channel_axis) for values in (x, y))
     largest = float(first.max(initial=0.0)), float(second.max(initial=0.0))
-    return Change(site.tensor, site.edges[0].node, largest, (_spread(first), _spread(second)), moved)
+    return Change(step, site.tensor, site.edges[0].node, largest, (_spread(first), _spread(second)), moved)
 
 
 def _magnitudes(values: Array, axis: int | None) -> Array:

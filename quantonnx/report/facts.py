@@ -79,8 +79,8 @@ class StepFacts:
 class Facts:
     """All that one report says; `picture` is the graph as SVG, which stands on the page only.
 
-    `sizes` are the bytes of the float file and of the quantized one, `changes` how weights differ from those of the
-    fused float model before the recipe, `samples` how many samples the histograms are of.
+    `sizes` are the bytes of the float file and of the quantized one, `changes` what the steps of the recipe made of
+    weights and biases, `samples` how many samples the histograms are of.
     """
 
     model: str

@@ -19,7 +19,7 @@ from quantonnx.model import Model
 from quantonnx.provenance import facts as provenance_facts
 from quantonnx.provenance import provenance
 from quantonnx.quantized import QuantizedModel
-from quantonnx.report.changes import Before, changes
+from quantonnx.report.changes import Before, Change
 from quantonnx.report.channel_ranges import channel_ranges
 from quantonnx.report.environment import environment
 from quantonnx.report.facts import Facts, SiteFacts
@@ -44,7 +44,8 @@ def observe(
 ) -> Statistics:
     """Returns a histogram of the float values at every activation site; see `observe_tensors`."""
     tensors = {site.tensor for site in quantized.activation_sites}
-    return observe_tensors(quantized.model, tensors, samples, limit=limit, threads=threads, progress=progress)
+    model = quantized.reference or quantized.model
+    return observe_tensors(model, tensors, samples, limit=limit, threads=threads, progress=progress)
 
 
 def observe_tensors(
@@ -73,6 +74,7 @@ def gather_facts(
     evidence: Evidence | None = None,
     statistics: Statistics | None = None,
     before: Model | None = None,
+    changes: Iterable[Change] = (),
     comparison: Comparison | None = None,
     speed: Speed | None = None,
     sizes: tuple[int, int] | None = None,
@@ -80,12 +82,11 @@ def gather_facts(
 ) -> Facts:
     """Returns what there is to say about a calibrated model.
 
-    `model` and `output` are what its files are called, `before` is the fused float model before the recipe; the others
-    are what was measured, each of which may be missing.
+    `model` and `output` are what its files are called, `before` is the fused float model before the recipe, `changes`
+    are those of `recipe_changes`; the others are what was measured, each of which may be missing.
     """
     earlier = None if before is None else Before(before)
     sites = _Sites(quantized, statistics, evidence, earlier)
-    constants = [site for site in quantized.sites if not site.on_activation]
     return Facts(
         model=model,
         output=output,
@@ -95,7 +96,7 @@ def gather_facts(
         environment=environment(),
         provenance=tuple(provenance_facts(provenance(quantized.to_model().metadata))),
         recipe=tuple(step_facts(quantized)),
-        changes=() if earlier is None else tuple(changes(quantized.model, constants, earlier)),
+        changes=tuple(changes),
         evidence=evidence,
         comparison=comparison,
         speed=speed,

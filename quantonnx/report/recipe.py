@@ -1,11 +1,14 @@
-"""What the recipe was, step by step, and what each step left alone."""
+"""What the recipe was, step by step: what each step changed, and what it left alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from quantonnx.decisions import Decider
+from quantonnx.placement import Placement
+from quantonnx.preparation import Feeding, prepared
 from quantonnx.quantized import QuantizedModel
+from quantonnx.report.changes import Before, Change, changes
 from quantonnx.report.facts import StepFacts
 
 RECIPE_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
@@ -21,3 +24,22 @@ def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
         yield StepFacts(step.name, step.settings.model_dump(mode="json"), tuple(left))
     if config.bias_correction:
         yield StepFacts("bias_correction", {})
+
+
+def recipe_changes(placed: QuantizedModel, calibrated: QuantizedModel, feeding: Feeding) -> Iterator[Change]:
+    """Yields what each step changed, and then what the corrections of calibration did.
+
+    Where there are several steps they run once more, one by one, since a calibrated model has only what all of them
+    left. `placed` is the model before calibration, `feeding` what calibration had.
+    """
+    steps, model, placement = placed.config.steps, placed.model, Placement(placed.sites, placed.decisions)
+    reference = calibrated.reference or calibrated.model
+    for number, step in enumerate(steps, 1):
+        before = Before(model)
+        if number == len(steps):
+            model, placement = reference, Placement(calibrated.sites, ())
+        else:
+            config = placed.config.model_copy(update={"recipe": (step,), "smooth_quant": None})
+            model, placement = prepared(model, placement, placed.matches, config, feeding)
+        yield from changes(step.name, before, model, placement.sites)
+    yield from changes("bias_correction", Before(model), calibrated.model, calibrated.sites)

@@ -138,10 +138,11 @@ function decisionTable() {
 function changeTable() {
   if (!facts.changes.length) return;
   const pair = (ends) => `${short(ends[0])} → ${short(ends[1])}`;
-  byId("change-table").append(element("h3", {}, "Weights and biases that the recipe changed"));
+  byId("change-table").append(element("h3", {}, "What each step made of weights and biases"));
   new Table(byId("change-table"), {
-    rows: facts.changes, sort: [4, -1], placeholder: "filter by name",
+    rows: facts.changes, sort: [0, 1], placeholder: "filter by step, name",
     columns: [
+      { title: "step", value: (row) => facts.recipe.findIndex((step) => step.name === row.step) + 1, show: (row) => row.step, kind: "word" },
       { title: "weight or bias", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
       { title: "operator", value: (row) => row.node, show: (row) => breakable(row.node), kind: "name" },
       { title: "largest magnitude", value: (row) => row.largest[1], show: (row) => pair(row.largest), number: true },
