@@ -258,6 +258,19 @@ def test_quantize_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {path.name for path in folder.iterdir()} == {"report.html", "report.json", "plan.yaml", "summary.json"}
 
 
+def test_a_report_takes_histograms_from_statistics(tmp_path: Path) -> None:
+    given = ["quantize", str(demo.model_path()), "-t", "onnxruntime", "--no-speed", "-q"]
+    kept, folder = tmp_path / "kept.npz", tmp_path / "report"
+    data = ["--data", str(demo.calibration_path()), "--samples", "4"]
+    assert cli.run([*given, *data, "-o", str(tmp_path / "first.onnx"), "--save-statistics", str(kept)]) == 0
+    out = ["-o", str(tmp_path / "second.onnx"), "--report", str(folder)]
+    assert cli.run([*given, *out, "--statistics", str(kept)]) == 0
+    written = json.loads((folder / "report.json").read_text())
+    assert written["samples"] == 4
+    assert written["evidence"] is None
+    assert all(site["histogram"] for site in written["sites"] if site["kind"] == "activation")
+
+
 def test_compare_writes_a_report_of_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, folder = tmp_path / "out.onnx", tmp_path / "report"
     _, calibrated = quantized()

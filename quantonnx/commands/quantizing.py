@@ -18,11 +18,12 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.remembering import StatisticsOptions
-from quantonnx.commands.reporting import Reported, check_report_folder, report_quantization
+from quantonnx.commands.reporting import Reported, ReportOption, check_report_folder, report_quantization
 from quantonnx.commands.running import CHECK_FAILED, Run, complain
 from quantonnx.errors import ConfigError
 
 if TYPE_CHECKING:
+    from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.samples import Samples
     from quantonnx.model import Model
     from quantonnx.plan import Plan
@@ -68,15 +69,7 @@ def quantize(
             "--speed/--no-speed", help="Time both models; by default for onnxruntime.", rich_help_panel=_CHECKING
         ),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="DIR",
-            help="Write report.html and report.json there, and the plan; measures every layer.",
-            rich_help_panel=_CHECKING,
-        ),
-    ] = None,
+    report: ReportOption = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
@@ -97,7 +90,8 @@ def quantize(
     _show(run, calibrated, job.sizes(), comparison, measured)
     if report is not None:
         seen = (samples if source.given else None, evaluation)
-        done = Reported(placed, calibrated, comparison, measured, model, output.out, *seen, job.plan)
+        files = model, output.out
+        done = Reported(placed, calibrated, comparison, measured, *files, *seen, job.statistics, job.plan)
         report_quantization(run, report, done)
     return _judge(comparison, max_drop)
 
@@ -117,6 +111,7 @@ class _Job:
         self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
         self.remembered = remembered
         self.plan: Plan | None = None
+        self.statistics: Statistics | None = None
         run.result |= {"model": str(model), "output": str(output.out)}
 
     def place(self, plan_file: Path | None, settings: Any) -> QuantizedModel:
@@ -186,7 +181,7 @@ class _Job:
                 stage.report(done, total)
 
             collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
-            statistics = self.remembered.gather(collect, self.output)
+            statistics = self.statistics = self.remembered.gather(collect, self.output)
             if not self.source.given and statistics is None:
                 calibrated = calibrate(placed)
             elif statistics is None:

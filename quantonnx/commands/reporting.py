@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from quantonnx.commands.running import Run, finite, write_text
 
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from quantonnx.speed import Speed
     from quantonnx.verification import Comparison
 
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="DIR",
+        help="Write report.html and report.json there, and the plan; measures every layer.",
+        rich_help_panel="Checking",
+    ),
+]
+
 MOST_SAMPLES = 128
 """Samples of which histograms and errors of layers are made."""
 
@@ -27,8 +39,8 @@ MOST_SAMPLES = 128
 class Reported:
     """What a report is about: the model before and after calibration, what was measured, and the two files.
 
-    `samples` are those of calibration, None where there were none; errors of layers are measured on `evaluation` where
-    that is given.
+    `samples` are those of calibration, None where there were none, `statistics` what was remembered of them or in their
+    place; errors of layers are measured on `evaluation` where that is given.
     """
 
     placed: QuantizedModel
@@ -39,6 +51,7 @@ class Reported:
     output: Path
     samples: Samples | None
     evaluation: Samples | None
+    statistics: Statistics | None
     plan: Plan | None
 
 
@@ -64,7 +77,9 @@ def report_quantization(run: Run, folder: Path, done: Reported) -> None:
     """Writes report.html, report.json, plan.yaml and summary.json; prints the three lines that matter."""
     from quantonnx.report import write_report
 
-    statistics = None if done.samples is None else _observed(run, done.calibrated, done.samples)
+    statistics = done.statistics
+    if statistics is None and done.samples is not None:
+        statistics = _observed(run, done.calibrated, done.samples)
     measured = done.evaluation or done.samples
     evidence = None if measured is None or not done.calibrated.sites else _evidence(run, done.calibrated, measured)
     with run.stage("report", "report") as stage:

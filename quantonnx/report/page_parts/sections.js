@@ -157,7 +157,7 @@ function legend() {
   const entry = (name, text) => element("span", {}, element("span", { class: `swatch ${name}` }), text);
   const steps = measuredAny ? [element("span", {}, "isolated SQNR of the group:"), ...STEPS.map(([, text], index) => entry(`e${index}`, text))] : [];
   byId("legend").append(...steps, element("span", {}, element("span", { class: "swatch", style: "background:#eceff2;border-style:dashed" }), "float"),
-    element("span", {}, element("span", { class: "swatch", style: "background:#b9d8f2" }), "moves codes"),
+    element("span", {}, element("span", { class: "swatch", style: "background:#b9d8f2" }), measuredAny ? "moves codes" : "integers"),
     element("span", {}, element("span", { class: "swatch", style: "background:#1f6fb2" }), "Q/DQ pair"));
 }
 
