@@ -42,7 +42,7 @@ def prepared(
     told: list[Decision] = []
     for step in config.steps:
         model, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
-        told += (Decision(each.activation, each.reason, _DECIDERS[step.name]) for each in refused)
+        told += (Decision(each.activation, each.reason, DECIDERS[step.name]) for each in refused)
         placement = place(model, matches, config)
     return model, Placement(placement.sites, (*placement.decisions, *told))
 
@@ -81,4 +81,5 @@ def _without_smoothing(model: Model, placement: Placement, matches: Matches, con
 
 
 _STEPS = {"equalize": _equalized, "smooth_quant": _smoothed}
-_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
+DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
+"""Who says what a step left alone."""

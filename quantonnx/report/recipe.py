@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantonnx.decisions import Decider
 from quantonnx.placement import Placement
-from quantonnx.preparation import Feeding, prepared
+from quantonnx.preparation import DECIDERS, Feeding, prepared
 from quantonnx.quantized import QuantizedModel
 from quantonnx.report.changes import Before, Change, changes
 from quantonnx.report.facts import StepFacts
-
-RECIPE_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
-"""Who says what a step left alone."""
 
 
 def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
     """Yields the algorithms of the recipe in their order, then the corrections that calibration makes."""
     config = quantized.config
     for step in config.steps:
-        decider = RECIPE_DECIDERS.get(step.name)
+        decider = DECIDERS.get(step.name)
         left = [(told.name, told.reason) for told in quantized.decisions if decider and told.decider is decider]
         yield StepFacts(step.name, step.settings.model_dump(mode="json"), tuple(left))
     if config.bias_correction:
