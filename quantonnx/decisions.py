@@ -30,6 +30,7 @@ class Decider(Enum):
     CONSTANT = "calibration: a constant has no range that samples show"
     GLUE = "the target: operators without weights are integer only between integer ones"
     SMOOTH = "SmoothQuant: what stands between the norm and the operators that read it"
+    AWQ = "AWQ: what gives the activation, and what else reads it"
     EQUALIZE = "equalization: what stands between two linear operators"
     SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantonnx.algorithms.awq import scale_activations
 from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig, RecipeStep
 from quantonnx.decisions import Decider, Decision
 from quantonnx.model import Model
@@ -41,6 +43,8 @@ def prepared(
     """
     told: list[Decision] = []
     for step in config.steps:
+        if step.name not in _STEPS:
+            continue
         model, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
         told += (Decision(each.activation, each.reason, DECIDERS[step.name]) for each in refused)
         placement = place(model, matches, config)
@@ -80,6 +84,22 @@ def _without_smoothing(model: Model, placement: Placement, matches: Matches, con
     return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
 
 
-_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed}
-DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
-"""Who says what a step left alone."""
+def _divided(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    samples = open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
+    done = scale_activations(
+        model,
+        placement.sites,
+        samples,
+        step.settings,
+        skip=rules_of(config.skip.smooth, "skip.smooth").first,
+        threads=feeding.threads,
+        progress=feeding.progress,
+    )
+    return done.model, done.refused
+
+
+_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "awq": _divided}
+DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH, "awq": Decider.AWQ}
+"""Who says what a step left alone, by the step."""

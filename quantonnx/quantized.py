@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
+from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
@@ -32,13 +34,15 @@ from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
+from quantonnx.weight_moving import with_moved_weights
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
     """A fused float model, its sites, and (once calibrated) scale and zero point at every site.
 
-    `reference` is the model with the float results, where `model` has weights or biases that make up for rounding.
+    `reference` is the model with the float results, where `model` has weights or biases that make up for rounding;
+    `weight_changes` tell what algorithms did to weights.
     """
 
     model: Model
@@ -50,6 +54,7 @@ class QuantizedModel:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
     reference: Model | None = None
+    weight_changes: tuple[LayerChange, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -147,9 +152,11 @@ def calibrate(
     if not given:
         return with_statistics(_prepared(quantized, Feeding()), {})
     if quantized.config.steps:
+        if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
+            raise PlanError("steps that choose the codes of weights read the samples again", "give samples")
         if statistics is not None:
-            changing = quantized.config.steps[0].name
-            raise PlanError(f"{changing} changes activations, which statistics know as they were", "give samples")
+            name = quantized.config.steps[0].name
+            raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
         quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
@@ -167,7 +174,11 @@ def calibrate(
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        return _calibrated(quantized, collector.collected())
+        found = collector.collected()
+    steps = weight_steps(quantized.config.steps)
+    if not steps:
+        return _calibrated(quantized, found)
+    return _moved(quantized, found, steps, Feeding(samples, None, limit, threads, progress))
 
 
 def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
@@ -175,6 +186,16 @@ def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedM
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
     return replace(with_statistics(quantized, tensors, means), data=statistics.data)
+
+
+def _moved(
+    quantized: QuantizedModel, statistics: Statistics, steps: Sequence[WeightStep], feeding: Feeding
+) -> QuantizedModel:
+    plain = _calibrated(quantized, replace(statistics, means={}))
+    assert plain.parameters is not None
+    means = statistics.channel_means() if quantized.config.bias_correction else None
+    model, parameters, changes = with_moved_weights(plain.model, plain.sites, plain.parameters, means, steps, feeding)
+    return replace(plain, model=model, parameters=parameters, weight_changes=changes)
 
 
 def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:

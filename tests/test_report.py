@@ -214,6 +214,14 @@ def test_steps_of_a_recipe_are_told_apart() -> None:
     assert any(change.step == "bias_correction" and change.moved > 0 for change in changed)
 
 
+def test_layers_whose_codes_were_chosen_are_told() -> None:
+    placed, calibrated = quantized(recipe=["gptq"])
+    changed = list(recipe_changes(placed, calibrated, Feeding(samples())))
+    facts = gather_facts(calibrated, before=placed.model, changes=changed)
+    assert {layer["node"] for layer in facts.to_dict()["layers"]} == {"first", "second"}
+    assert {change.node for change in changed if change.step == "gptq"} == {"first", "second"}
+
+
 def test_a_report_without_any_samples(tmp_path: Path) -> None:
     _, calibrated = quantized()
     facts = gather_facts(calibrated)

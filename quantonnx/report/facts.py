@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.evidence import Evidence
 from quantonnx.provenance import Fact
 from quantonnx.report.changes import Change
@@ -80,7 +81,8 @@ class Facts:
     """All that one report says; `picture` is the graph as SVG, which stands on the page only.
 
     `sizes` are the bytes of the float file and of the quantized one, `changes` what the steps of the recipe made of
-    weights and biases, `samples` how many samples the histograms are of.
+    weights and biases, `layers` how algorithms that choose the codes of weights fared, `samples` how many samples the
+    histograms are of.
     """
 
     model: str
@@ -92,6 +94,7 @@ class Facts:
     provenance: tuple[Fact, ...] = ()
     recipe: tuple[StepFacts, ...] = ()
     changes: tuple[Change, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
     evidence: Evidence | None = None
     comparison: Comparison | None = None
     speed: Speed | None = None
@@ -111,6 +114,7 @@ class Facts:
             "sites": [asdict(site) for site in self.sites],
             "recipe": [asdict(step) for step in self.recipe],
             "changes": [asdict(change) for change in self.changes],
+            "layers": [asdict(layer) for layer in self.layers],
             "evidence": None if self.evidence is None else self.evidence.to_dict(),
             "metrics": None if self.comparison is None else metrics(self.comparison),
             "speed": None if self.speed is None else asdict(self.speed),

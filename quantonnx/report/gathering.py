@@ -97,6 +97,7 @@ def gather_facts(
         provenance=tuple(provenance_facts(provenance(quantized.to_model().metadata))),
         recipe=tuple(step_facts(quantized)),
         changes=tuple(changes),
+        layers=quantized.weight_changes,
         evidence=evidence,
         comparison=comparison,
         speed=speed,

@@ -23,19 +23,27 @@ def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
 
 
 def recipe_changes(placed: QuantizedModel, calibrated: QuantizedModel, feeding: Feeding) -> Iterator[Change]:
-    """Yields what each step changed, and then what the corrections of calibration did.
+    """Yields what each step changed, and then what was done after calibration.
 
-    Where there are several steps they run once more, one by one, since a calibrated model has only what all of them
-    left. `placed` is the model before calibration, `feeding` what calibration had.
+    Where several steps come before calibration they run once more, one by one, since a calibrated model has only what
+    all of them left. `placed` is the model before calibration, `feeding` what calibration had.
     """
-    steps, model, placement = placed.config.steps, placed.model, Placement(placed.sites, placed.decisions)
-    reference = calibrated.reference or calibrated.model
+    steps = [step for step in placed.config.steps if step.name in DECIDERS]
+    model, placement = placed.model, Placement(placed.sites, placed.decisions)
     for number, step in enumerate(steps, 1):
         before = Before(model)
         if number == len(steps):
-            model, placement = reference, Placement(calibrated.sites, ())
+            model, placement = calibrated.reference or calibrated.model, Placement(calibrated.sites, ())
         else:
             config = placed.config.model_copy(update={"recipe": (step,), "smooth_quant": None})
             model, placement = prepared(model, placement, placed.matches, config, feeding)
         yield from changes(step.name, before, model, placement.sites)
-    yield from changes("bias_correction", Before(model), calibrated.model, calibrated.sites)
+    yield from _afterwards(placed, calibrated, Before(model))
+
+
+def _afterwards(placed: QuantizedModel, calibrated: QuantizedModel, before: Before) -> Iterator[Change]:
+    """What was done once the numbers of all sites were known: weights get codes that others choose, then biases."""
+    choosing = [step.name for step in placed.config.steps if step.chooses_codes]
+    yield from changes(" + ".join(choosing) or "calibration", before, calibrated.model, calibrated.weight_sites)
+    biases = [site for site in calibrated.sites if not site.is_weight]
+    yield from changes("bias_correction", before, calibrated.model, biases)

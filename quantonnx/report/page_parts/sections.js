@@ -152,6 +152,24 @@ function changeTable() {
   });
 }
 
+function layerTable() {
+  if (!facts.layers.length) return;
+  const inDecibels = (share) => !isNumber(share) ? "–" : share > 0 ? (-10 * Math.log10(share)).toFixed(1) : "exact";
+  byId("layer-table").append(element("h3", {}, "Outputs of layers: weights rounded to nearest, and with codes chosen by the recipe"));
+  new Table(byId("layer-table"), {
+    rows: facts.layers, sort: [3, -1], placeholder: "filter by name",
+    columns: [
+      { title: "weight", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
+      { title: "operator", value: (row) => row.node, show: (row) => breakable(row.node), kind: "name" },
+      { title: "SQNR before, dB", value: (row) => row.before, show: (row) => inDecibels(row.before), number: true },
+      { title: "SQNR after, dB", value: (row) => row.after, show: (row) => inDecibels(row.after), number: true },
+      { title: "gain, dB", value: (row) => row.before > 0 && row.after > 0 ? 10 * Math.log10(row.before / row.after) : null,
+        show: (row) => row.before > 0 && row.after > 0 ? (10 * Math.log10(row.before / row.after)).toFixed(1) : "–", number: true },
+      { title: "seconds", value: (row) => row.seconds, show: (row) => row.seconds.toFixed(2), number: true },
+    ],
+  });
+}
+
 function legend() {
   const measuredAny = ranked.length > 0;
   const entry = (name, text) => element("span", {}, element("span", { class: `swatch ${name}` }), text);
@@ -237,6 +255,7 @@ outputs();
 legend();
 const tables = { culprits: culpritTable(), sites: siteTable(), decisions: decisionTable() };
 changeTable();
+layerTable();
 const picture = new Graph(groups, pickGroup);
 if (groups.length) pickGroup(ranked[0] || groups[0]);
 if (sites.length) {
