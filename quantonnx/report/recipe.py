@@ -17,7 +17,8 @@ def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
     for step in config.steps:
         decider = DECIDERS.get(step.name)
         left = [(told.name, told.reason) for told in quantized.decisions if decider and told.decider is decider]
-        yield StepFacts(step.name, step.settings.model_dump(mode="json"), tuple(left))
+        settings = step.settings.model_dump(mode="json", exclude_none=True)
+        yield StepFacts(step.name, {key: value for key, value in settings.items() if value != []}, tuple(left))
     if config.bias_correction:
         yield StepFacts("bias_correction", {})
 

@@ -146,7 +146,7 @@ function changeTable() {
       { title: "weight or bias", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
       { title: "operator", value: (row) => row.node, show: (row) => breakable(row.node), kind: "name" },
       { title: "largest magnitude", value: (row) => row.largest[1], show: (row) => pair(row.largest), number: true },
-      { title: "spread of channels", value: (row) => row.spread[1], show: (row) => pair(row.spread), number: true, hint: "largest channel over the median one; 1 is best for one scale" },
+      { title: "spread of channels", value: (row) => row.spread[1], show: (row) => row.spread[0] === 1 && row.spread[1] === 1 ? "–" : pair(row.spread), number: true, hint: "largest channel over the median one; 1 is best for one scale" },
       { title: "moved", value: (row) => row.moved, show: (row) => percent(row.moved), number: true, hint: "norm of the change over the norm before" },
     ],
   });
