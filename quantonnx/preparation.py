@@ -8,16 +8,19 @@ from typing import Any
 
 from quantonnx.algorithms.awq import scale_activations
 from quantonnx.algorithms.equalization import equalize
+from quantonnx.algorithms.input_scaling import scale_inputs
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig, RecipeStep
+from quantonnx.config.recipe import Recipe
 from quantonnx.decisions import Decider, Decision
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
 from quantonnx.rewriting import Matches
 from quantonnx.sites import readers_of_pairs
 from quantonnx.slots import rules_of
+from quantonnx.target import Target
 
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
 Progress = Callable[[int, int | None], None]
@@ -42,13 +45,21 @@ def prepared(
     Each step places anew: weights that others read too get twins with names of their own.
     """
     told: list[Decision] = []
-    for step in config.steps:
+    for step in steps_of(config, matches.target):
         if step.name not in _STEPS:
             continue
-        model, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
+        changed, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
         told += (Decision(each.activation, each.reason, DECIDERS[step.name]) for each in refused)
-        placement = place(model, matches, config)
+        placement = placement if changed is model else place(changed, matches, config)
+        model = changed
     return model, Placement(placement.sites, (*placement.decisions, *told))
+
+
+def steps_of(config: QuantConfig, target: Target) -> Recipe:
+    """Returns the recipe: that of the user, or that of the target where the user says nothing of it."""
+    if config.steps or "recipe" in config.model_fields_set:
+        return config.steps
+    return tuple(RecipeStep.model_validate({name: {}}) for name in target.recipe)
 
 
 def _equalized(
@@ -100,6 +111,26 @@ def _divided(
     return done.model, done.refused
 
 
-_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "awq": _divided}
-DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH, "awq": Decider.AWQ}
-"""Who says what a step left alone, by the step."""
+def _scaled(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    done = scale_inputs(
+        model,
+        placement.sites,
+        feeding.samples,
+        least_gain=step.settings.least_gain,
+        skip=rules_of(step.settings.skip, "recipe.scale_inputs.skip").first,
+        forward_loop=feeding.forward_loop,
+        threads=feeding.threads,
+    )
+    return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
+
+
+_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "scale_inputs": _scaled, "awq": _divided}
+DECIDERS = {
+    "equalize": Decider.EQUALIZE,
+    "smooth_quant": Decider.SMOOTH,
+    "scale_inputs": Decider.SCALE,
+    "awq": Decider.AWQ,
+}
+"""Who tells what a step did or left alone, by the step."""

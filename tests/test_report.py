@@ -196,7 +196,7 @@ def test_the_recipe_shows_weights_before_and_after() -> None:
     changes = recipe_changes(placed, calibrated, Feeding(samples()))
     facts = gather_facts(calibrated, before=placed.model, changes=changes)
     change = next(change for change in facts.changes if (change.step, change.node) == ("equalize", "first"))
-    assert [step.name for step in facts.recipe] == ["equalize", "bias_correction"]
+    assert [step.name for step in facts.recipe] == ["equalize", "calibration", "bias_correction"]
     assert change.spread[1] < change.spread[0] / 3
     assert change.moved > 0.1
     channels = next(site.channels for site in facts.sites if site.tensor == change.tensor)

@@ -22,12 +22,13 @@ from quantonnx.algorithms.layerwise import Pace, change_weights
 from quantonnx.algorithms.scale_search import RATIOS, searched
 from quantonnx.algorithms.second_moments import squared_error
 from quantonnx.algorithms.weight_steps import WeightStep
+from quantonnx.calibrating import calibrate
 from quantonnx.config import RecipeStep
 from quantonnx.config.recipe import Search
 from quantonnx.errors import ConfigError, PlanError
 from quantonnx.formats import Parameters, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
-from quantonnx.quantized import QuantizedModel, calibrate
+from quantonnx.quantized import QuantizedModel
 
 Array = np.ndarray
 ROWS, INPUTS, OUTPUTS = 64, 12, 5

@@ -169,7 +169,7 @@ class _Job:
     def calibrate(self, placed: QuantizedModel, samples: Samples) -> QuantizedModel:
         """Runs the float model over the samples."""
         from quantonnx import summary
-        from quantonnx.quantized import calibrate
+        from quantonnx.calibrating import calibrate
         from quantonnx.surveying import survey
 
         with self.run.stage("calibrate", "calibrate") as stage:

@@ -116,6 +116,16 @@ class AwqConfig(LayerChoice):
     true_sequential: bool = True
 
 
+class ScaleInputsConfig(Strict):
+    """Outlier channels in front of linear layers, divided where `least_gain` dB less error is expected of these.
+
+    `skip` has layers, by name, type or `re:` pattern, that stay as they are.
+    """
+
+    least_gain: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    skip: Names = ()
+
+
 class RecipeStep(Strict):
     """One algorithm with its settings; written as its name, or as `{name: settings}`."""
 
@@ -124,6 +134,7 @@ class RecipeStep(Strict):
     awq: AwqConfig | None = None
     gptq: GptqConfig | None = None
     adaround: AdaRoundConfig | None = None
+    scale_inputs: ScaleInputsConfig | None = None
 
     @model_validator(mode="after")
     def _one(self) -> RecipeStep:

@@ -69,11 +69,12 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """One algorithm of the recipe, with its settings and what it left alone, by name and reason."""
+    """One algorithm of the recipe, with its settings and what it tells: names of what it changed or left alone, and
+    why."""
 
     name: str
     settings: Mapping[str, Any]
-    left: tuple[tuple[str, str], ...] = ()
+    told: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

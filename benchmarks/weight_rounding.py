@@ -1,6 +1,6 @@
 """What algorithms that move weights are worth on one model: error, answers, seconds and peak memory of each.
 
-    python benchmarks/weight_algorithms.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--preset w4a8] [--only gptq awq]
+    python benchmarks/weight_rounding.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--preset w4a8] [--only gptq awq]
 
 Every row is a process of its own, so that its peak memory is its own; all calibrate on the same samples, one feed each.
 `plain` rounds to the nearest code, `corrected` corrects biases too, as all that follow do.
