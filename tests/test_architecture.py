@@ -94,6 +94,7 @@ ORDER = [
     "drawing",
     "summary",
     "evidence",
+    "report",
     "quantonnx",
     "demo",
     "commands",

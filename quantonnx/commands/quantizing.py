@@ -18,10 +18,12 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.remembering import StatisticsOptions
-from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
+from quantonnx.commands.reporting import Reported, ReportOption, check_report_folder, report_quantization
+from quantonnx.commands.running import CHECK_FAILED, Run, complain
 from quantonnx.errors import ConfigError
 
 if TYPE_CHECKING:
+    from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.samples import Samples
     from quantonnx.model import Model
     from quantonnx.plan import Plan
@@ -67,13 +69,12 @@ def quantize(
             "--speed/--no-speed", help="Time both models; by default for onnxruntime.", rich_help_panel=_CHECKING
         ),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="DIR", help="Write plan and summary there.", rich_help_panel=_CHECKING),
-    ] = None,
+    report: ReportOption = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
+    if report is not None:
+        check_report_folder(report)
     settings = numbers.build()
     remembered.check("quantize", source, output, needs_data=not settings.only_weights)
     if max_drop is not None and eval_data is None:
@@ -88,7 +89,10 @@ def quantize(
     measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
     if report is not None:
-        job.report(report)
+        seen = (samples if source.given else None, evaluation)
+        files = model, output.out
+        done = Reported(placed, calibrated, comparison, measured, *files, *seen, job.statistics, job.plan)
+        report_quantization(run, report, done)
     return _judge(comparison, max_drop)
 
 
@@ -107,6 +111,7 @@ class _Job:
         self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
         self.remembered = remembered
         self.plan: Plan | None = None
+        self.statistics: Statistics | None = None
         run.result |= {"model": str(model), "output": str(output.out)}
 
     def place(self, plan_file: Path | None, settings: Any) -> QuantizedModel:
@@ -176,7 +181,7 @@ class _Job:
                 stage.report(done, total)
 
             collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
-            statistics = self.remembered.gather(collect, self.output)
+            statistics = self.statistics = self.remembered.gather(collect, self.output)
             if not self.source.given and statistics is None:
                 calibrated = calibrate(placed)
             elif statistics is None:
@@ -216,17 +221,6 @@ class _Job:
             stage.detail = "ONNX Runtime, one thread, in turns"
         self.run.result["speed"] = summary.speed(measured)
         return measured
-
-    def report(self, folder: Path) -> None:
-        """Writes the plan and the result into a folder."""
-        import json
-
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.plan is not None:
-            write_text(folder / "plan.yaml", self.plan.to_yaml())
-        text = json.dumps(finite(self.run.result), indent=2, ensure_ascii=False, default=str)
-        write_text(folder / "summary.json", text + "\n")
-        self.run.note(f"report: {folder}")
 
     def sizes(self) -> tuple[int, int]:
         """Returns the bytes of both models, external data included."""
