@@ -91,6 +91,7 @@ ORDER = [
     "drawing",
     "summary",
     "evidence",
+    "search",
     "quantonnx",
     "demo",
     "commands",

@@ -1,0 +1,250 @@
+"""Finds the configuration that meets a bar and gives up the least.
+
+Candidates stand in the order of noise removed for time lost. How many of them it takes is found by doubling and
+halving, from what their noise predicts; then those that turn out not to be needed are taken back, dearest first. Every
+step measures the real metric on the data, so what is said of the result was measured, and not predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.config import QuantConfig
+from quantonnx.errors import DataError
+from quantonnx.evidence import collect_evidence
+from quantonnx.model import Model
+from quantonnx.plan import Plan
+from quantonnx.quantized import QuantizedModel, insert_qdq
+from quantonnx.rewriting import Source, transform
+from quantonnx.search.candidates import Candidate, ranked
+from quantonnx.search.emitting import changed, to_yaml
+from quantonnx.search.goals import Array, Goal, Score
+from quantonnx.search.measuring import Evaluation
+from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
+from quantonnx.surveying import survey
+from quantonnx.target import Patterns, Target
+
+BUDGET = 24
+"""Measurements on the whole evaluation data."""
+
+EVIDENCE_SAMPLES, EVIDENCE_GROUPS = 16, 64
+"""Samples that evidence is gathered on, and the groups whose effect on the outputs is measured."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: a configuration, the calibrated model that it gives, and whether it meets the bar.
+
+    Where `reached` is false it is the nearest that was tried, and `limit` says what stood in the way. `trials` are all
+    configurations that were measured, `before` the first: what was there without any change.
+    """
+
+    config: QuantConfig
+    quantized: QuantizedModel
+    goal: Goal
+    best: Trial
+    trials: tuple[Trial, ...]
+    samples: int
+    start: QuantConfig
+    limit: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """True where the bar is met."""
+        return self.best.reached
+
+    @property
+    def score(self) -> Score:
+        """What was measured of the result."""
+        return self.best.score
+
+    @property
+    def before(self) -> Trial:
+        """What was measured without any change."""
+        return self.trials[0]
+
+    @property
+    def given_up(self) -> tuple[Candidate, ...]:
+        """The groups that are left in float, or raised to 16 bits."""
+        return self.best.given_up
+
+    def to_yaml(self) -> str:
+        """Returns the configuration as text, with the reason of each entry."""
+        return to_yaml(self.start, (each.change for each in self.given_up), (*_remarks(self), ""))
+
+
+def find_config(
+    source: Source,
+    samples: Any = None,
+    *,
+    goal: Goal,
+    target: str | Path | Target | None = None,
+    config: QuantConfig | None = None,
+    evaluation: Any = None,
+    labels: Array | None = None,
+    statistics: Statistics | str | Path | None = None,
+    patterns: str | Path | Patterns = (),
+    plan: Plan | None = None,
+    budget: int = BUDGET,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Returns the smallest change to a configuration with which a model meets a bar on accuracy.
+
+    `samples` calibrate (or `statistics` do); `evaluation`, with `labels`, is what the bar is measured on: by default
+    the calibration samples, on which figures look better than they are. Both are what `open_samples` takes, and are
+    read many times. At most `budget` configurations are measured. `progress` is told of them. Raises DataError where
+    there is nothing to measure on, ConfigError where the bar has nothing to measure, PlanError where nothing can be
+    quantized.
+    """
+    exact = Model.read(source)
+    fused = transform(exact, target=target, patterns=patterns, plan=plan)
+    placed = insert_qdq(fused.model, fused.matches, config)
+    placed.refuse_nothing("the model")
+    known = Statistics.load(statistics) if isinstance(statistics, (str, Path)) else statistics
+    search = Search(placed, exact, goal, samples, evaluation, labels, known, budget, threads)
+    return search.run(progress)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search on a model that was fused and placed, against `exact`, the float model; see `find_config`."""
+
+    placed: QuantizedModel
+    exact: Model
+    goal: Goal
+    samples: Any = None
+    evaluation: Any = None
+    labels: Array | None = None
+    statistics: Statistics | None = None
+    budget: int = BUDGET
+    threads: int | None = None
+
+    def run(self, progress: Progress | None = None) -> Found:
+        """Returns what was found."""
+        trials = self._trials(progress)
+        first = trials.trial(())
+        if first is None:
+            raise DataError("there is nothing to search in: no pair was placed", "see `quantonnx explain`")
+        if first.reached:
+            return self._found(trials, first, "")
+        order = ranked(*self._evidence(trials))
+        best = self._least(trials, order, first)
+        return self._found(trials, best, "" if best.reached else _limit(trials, order))
+
+    def _trials(self, progress: Progress | None) -> Trials:
+        if self.samples is None and self.evaluation is None:
+            raise DataError("a search has nothing to measure on", "give samples, or evaluation data")
+        inputs = input_specs(self.placed.model)
+        statistics = self.statistics
+        if statistics is None and not self.placed.config.steps and self.placed.needs_samples:
+            statistics = survey(self.placed.model, self.samples, threads=self.threads)
+        evaluated = open_samples(self.samples if self.evaluation is None else self.evaluation, inputs)
+        labels = evaluated.labels if self.labels is None else self.labels
+        evaluation = Evaluation(self.exact, evaluated, self.goal, labels, self.threads)
+        quantizing = Quantizing(self.placed, self.samples, statistics, self.threads)
+        return Trials(quantizing, evaluation, self.budget, progress)
+
+    def _evidence(self, trials: Trials) -> Any:
+        quantized = trials.quantizing.with_config(trials.config)
+        shown = self.evaluation if self.samples is None else self.samples
+        evidence = collect_evidence(
+            quantized,
+            shown,
+            reference=None if trials.config.steps else self.placed.model,
+            at_outputs=EVIDENCE_GROUPS,
+            limit=EVIDENCE_SAMPLES,
+            threads=self.threads,
+        )
+        return quantized, evidence
+
+    def _least(self, trials: Trials, order: Sequence[Candidate], first: Trial) -> Trial:
+        """The cheapest that meets the bar; the nearest to it where none does."""
+        for candidates in _alternatives(order):
+            meets = partial(_prefix_meets, trials, candidates)
+            count = shortest(meets, _longest(candidates), self._guess(candidates, first))
+            if count is not None:
+                kept = pruned(candidates[:count], trials.meets)
+                found = trials.trial(kept)
+                assert found is not None
+                return found
+        return min(trials.done, key=lambda trial: self.goal.shortfall(trial.score))
+
+    def _guess(self, order: Sequence[Candidate], first: Trial) -> int:
+        """How many candidates it takes if the noise of groups adds up; 1 where the bar is not about noise."""
+        if self.goal.min_sqnr is None or not self.goal.min_sqnr > first.score.sqnr_db:
+            return 1
+        needed = 1 - 10 ** ((first.score.sqnr_db - self.goal.min_sqnr) / 10)
+        sums = accumulate(candidate.removed for candidate in order)
+        return next((count for count, removed in enumerate(sums, 1) if removed >= needed), len(order))
+
+    def _found(self, trials: Trials, best: Trial, limit: str) -> Found:
+        config = changed(trials.config, (each.change for each in best.given_up))
+        quantized = trials.quantizing.with_config(config)
+        done = tuple(trials.done)
+        return Found(config, quantized, self.goal, best, done, trials.evaluation.count, trials.config, limit)
+
+
+def shortest(meets: Callable[[int], bool], longest: int, guess: int) -> int | None:
+    """Returns the least number from 1 to `longest` that meets a bar, taking for granted that more of them do too; None
+    where none does. It asks about 2·log₂ of the distance to `guess` times."""
+    low, high, step = 0, longest + 1, max(1, min(guess, longest))
+    while high - low > 1:
+        asked = min(step, longest) if high > longest else (low + high) // 2
+        if meets(asked):
+            high = asked
+        else:
+            low = asked
+        step = 2 * max(step, 1)
+    return None if high > longest else high
+
+
+def pruned(candidates: Sequence[Candidate], meets: Callable[[Sequence[Candidate]], bool]) -> tuple[Candidate, ...]:
+    """Returns the candidates without those that the bar does not need, the dearest of them taken back first."""
+    kept = tuple(candidates)
+    for candidate in sorted(candidates, key=lambda each: -each.price):
+        fewer = remaining(kept, candidate)
+        if fewer and meets(fewer):
+            kept = fewer
+    return kept
+
+
+def _prefix_meets(trials: Trials, candidates: Sequence[Candidate], count: int) -> bool:
+    return trials.meets(candidates[:count])
+
+
+def _longest(candidates: Sequence[Candidate]) -> int:
+    """With every group in float, nothing would be quantized."""
+    wide = any(candidate.rules is not None for candidate in candidates)
+    return len(candidates) if wide else len(candidates) - 1
+
+
+def _alternatives(order: Sequence[Candidate]) -> list[list[Candidate]]:
+    """The candidates as they are; then with float wherever 16 bits were tried."""
+    found = [list(order)]
+    if any(candidate.rules is not None for candidate in order):
+        found.append([replace(candidate, rules=None) for candidate in order])
+    return found
+
+
+def _limit(trials: Trials, order: Sequence[Candidate]) -> str:
+    most = max((len(trial.given_up) for trial in trials.done), default=0)
+    if trials.spent:
+        return f"all {trials.budget} measurements are spent, with up to {most} of {len(order)} groups given up"
+    return f"even {most} of {len(order)} groups given up do not reach it, and one has to stay in integers"
+
+
+def _remarks(found: Found) -> list[str]:
+    verdict = "Meets" if found.reached else "DOES NOT MEET"
+    return [
+        f"{verdict} {found.goal} on {found.samples} samples: {found.score}.",
+        f"Before: {found.before.score}. Multiply-accumulates in float: {found.before.float_macs:.1%} before, "
+        f"{found.best.float_macs:.1%} with this; {len(found.trials)} configurations were measured.",
+    ]
