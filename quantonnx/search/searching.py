@@ -37,6 +37,9 @@ BUDGET = 24
 EVIDENCE_SAMPLES, EVIDENCE_GROUPS = 16, 64
 """Samples that evidence is gathered on, and the groups whose effect on the outputs is measured."""
 
+_SPARED = 0.02
+"""Of all noise: a candidate that takes away less may turn out not to be needed, whatever its noise predicts."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -171,17 +174,32 @@ class Search:
             meets = partial(_prefix_meets, trials, candidates)
             count = shortest(meets, _longest(candidates), self._guess(candidates, first))
             if count is not None:
-                kept = pruned(candidates[:count], trials.meets)
-                found = trials.trial(kept)
-                assert found is not None
-                return found
+                return self._pruned(trials, candidates[:count], first)
         return min(trials.done, key=lambda trial: self.goal.shortfall(trial.score))
+
+    def _pruned(self, trials: Trials, candidates: Sequence[Candidate], first: Trial) -> Trial:
+        """What meets the bar still without those candidates that it does not need, the dearest taken back first."""
+        best = trials.trial(candidates)
+        assert best is not None
+        for candidate in sorted(candidates, key=lambda each: -each.price):
+            fewer = remaining(best.given_up, candidate)
+            if fewer and self._may_be_spared(candidate, best, first):
+                found = trials.trial(fewer)
+                best = found if found is not None and found.reached else best
+        return best
+
+    def _may_be_spared(self, candidate: Candidate, best: Trial, first: Trial) -> bool:
+        """False where a bar on the SQNR leaves by far no room for the noise that a candidate takes away."""
+        if self.goal.min_sqnr is None:
+            return True
+        before, now, most = (_noise(db) for db in (first.score.sqnr_db, best.score.sqnr_db, self.goal.min_sqnr))
+        return candidate.removed * before <= _SPARED * before + 2 * (most - now)
 
     def _guess(self, order: Sequence[Candidate], first: Trial) -> int:
         """How many candidates it takes if the noise of groups adds up; 1 where the bar is not about noise."""
         if self.goal.min_sqnr is None or not self.goal.min_sqnr > first.score.sqnr_db:
             return 1
-        needed = 1 - 10 ** ((first.score.sqnr_db - self.goal.min_sqnr) / 10)
+        needed = 1 - _noise(self.goal.min_sqnr) / _noise(first.score.sqnr_db)
         sums = accumulate(candidate.removed for candidate in order)
         return next((count for count, removed in enumerate(sums, 1) if removed >= needed), len(order))
 
@@ -206,16 +224,6 @@ def shortest(meets: Callable[[int], bool], longest: int, guess: int) -> int | No
     return None if high > longest else high
 
 
-def pruned(candidates: Sequence[Candidate], meets: Callable[[Sequence[Candidate]], bool]) -> tuple[Candidate, ...]:
-    """Returns the candidates without those that the bar does not need, the dearest of them taken back first."""
-    kept = tuple(candidates)
-    for candidate in sorted(candidates, key=lambda each: -each.price):
-        fewer = remaining(kept, candidate)
-        if fewer and meets(fewer):
-            kept = fewer
-    return kept
-
-
 def _prefix_meets(trials: Trials, candidates: Sequence[Candidate], count: int) -> bool:
     return trials.meets(candidates[:count])
 
@@ -224,6 +232,10 @@ def _longest(candidates: Sequence[Candidate]) -> int:
     """With every group in float, nothing would be quantized."""
     wide = any(candidate.rules is not None for candidate in candidates)
     return len(candidates) if wide else len(candidates) - 1
+
+
+def _noise(decibels: float) -> float:
+    return float(10 ** (-decibels / 10))
 
 
 def _alternatives(order: Sequence[Candidate]) -> list[list[Candidate]]:
