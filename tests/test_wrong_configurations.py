@@ -238,14 +238,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"known_ranges": {"Sotfmax": [0, 1]}},
         "known_ranges: there is no operator 'Sotfmax'; did you mean Softmax, LogSoftmax?",
     ),
-    ({"smooth_quant": {"alpha": 2}}, "smooth_quant.alpha is 2; expected at most 1"),
+    ({"smooth_quant": {"alpha": 2}}, "smooth_quant.alpha is 2; expected auto, or a number from 0 to 1"),
     ({"recipe": "equalize"}, "recipe is 'equalize'; expected a list"),
     ({"recipe": ["equalise"]}, "unknown setting 'recipe.0.equalise'; did you mean equalize?"),
     (
         {"recipe": ["equalize", {"smooth_quant": {"alfa": 1}}]},
         "unknown setting 'recipe.1.smooth_quant.alfa'; did you mean alpha?",
     ),
-    ({"recipe": [{"smooth_quant": {"alpha": 3}}]}, "recipe.0.smooth_quant.alpha is 3; expected at most 1"),
+    (
+        {"recipe": [{"smooth_quant": {"alpha": 3}}]},
+        "recipe.0.smooth_quant.alpha is 3; expected auto, or a number from 0 to 1",
+    ),
     (
         {"recipe": [{"equalize": {}, "smooth_quant": {}}]},
         "recipe.0: a step of a recipe is one algorithm: `- equalize`, or `- smooth_quant: {alpha: 0.5}`",

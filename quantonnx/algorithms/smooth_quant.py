@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,18 +29,26 @@ from quantonnx.weights import DeferredValues, load_array, to_onnx_dtype
 Array = NDArray[Any]
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
 Progress = Callable[[int, int | None], None]
+Alpha = float | Literal["auto"]
 
 _LEAST_WEIGHT = 1e-5
 """An input channel with weights smaller than this counts as having this weight: its factor stays finite."""
 
+_ALPHAS = np.linspace(0, 1, 21)
+_MAXIMUM_TO_RMS = 4.0
+"""How far the largest value of a channel is taken to lie above the root of its mean square: samples of a normal
+distribution, some ten thousand of them."""
+
 
 @dataclass(frozen=True)
 class Smoothed:
-    """A norm's result that was divided by channel, float32 `scale` [channels], and the linear layers that read it."""
+    """A norm's result that was divided by channel, float32 `scale` [channels], the linear layers that read it, and the
+    alpha that made the scale."""
 
     activation: str
     linears: tuple[str, ...]
     scale: Array
+    alpha: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def smooth(
     model: Model,
     samples: Any = None,
     *,
-    alpha: float = 0.5,
+    alpha: Alpha = 0.5,
     scale_clamp_min: float = 1e-3,
     skip: Skip = lambda names: None,
     forward_loop: ForwardLoop | None = None,
@@ -92,18 +100,19 @@ def smooth_by(
     model: Model,
     maxima: Mapping[str, Array],
     *,
-    alpha: float = 0.5,
+    alpha: Alpha = 0.5,
     scale_clamp_min: float = 1e-3,
     skip: Skip = lambda names: None,
 ) -> Smoothing:
     """Returns the fused float model smoothed; a norm whose maxima are not given is left alone.
 
     `maxima` holds max|X_j| by activation, [channels]. `alpha` is the share of the difficulty that goes into the
-    weights, 0 to 1; no factor is below `scale_clamp_min`. `skip` names norms and linear layers to leave alone.
+    weights, 0 to 1, or `auto`: for each norm that of least expected error, see `best_alpha`; no factor is below
+    `scale_clamp_min`. `skip` names norms and linear layers to leave alone.
     Raises ConfigError for another alpha or a clamp that is not positive.
     """
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"smooth_quant.alpha is {alpha}, expected a number from 0 to 1")
+    if alpha != "auto" and not 0 <= alpha <= 1:
+        raise ConfigError(f"smooth_quant.alpha is {alpha}, expected auto or a number from 0 to 1")
     if not 0 < scale_clamp_min < np.inf:
         raise ConfigError(f"smooth_quant.scale_clamp_min is {scale_clamp_min}, expected a positive number")
     twin = model.copy()
@@ -116,7 +125,7 @@ def smooth_by(
 class _Writer:
     """Scales one norm after another, in place, and remembers what it did."""
 
-    def __init__(self, model: Model, alpha: float, least: float) -> None:
+    def __init__(self, model: Model, alpha: Alpha, least: float) -> None:
         self.editor = Rewriter(model)
         self.alpha = alpha
         self.least = least
@@ -134,13 +143,14 @@ class _Writer:
             self.refused.append(Refused(name, "the largest values of its channels are not known"))
             return
         weights = _weight_maxima(found.weights)
-        scale = smoothing_scale(maxima[name], weights, self.alpha, self.least)
+        alpha = self.alpha if self.alpha != "auto" else best_alpha(maxima[name], found.weights, self.least)
+        scale = smoothing_scale(maxima[name], weights, alpha, self.least)
         too_large = _too_large(found, weights, scale)
         if too_large is not None:
             self.refused.append(Refused(name, f"{too_large.name!r} would not fit into {too_large.dtype}"))
             return
         self._scale_all(found, scale)
-        self.smoothed.append(Smoothed(name, found.linears, scale))
+        self.smoothed.append(Smoothed(name, found.linears, scale, alpha))
 
     def _scale_all(self, found: NormReaders, scale: Array) -> None:
         for operand, part in zip(found.factors, ("gamma", "beta"), strict=False):
@@ -167,6 +177,37 @@ def smoothing_scale(activations: Array, weights: Array, alpha: float, least: flo
     weights = np.maximum(np.asarray(weights, np.float64), _LEAST_WEIGHT)
     scale = np.asarray(activations, np.float64) ** alpha / weights ** (1 - alpha)
     return np.asarray(np.maximum(scale, least), np.float32)
+
+
+def best_alpha(activations: Array, weights: Sequence[Operand], least: float) -> float:
+    """Returns the alpha of least expected error of what the linear layers give, of 0, 0.05, … 1.
+
+    Rounding x_j/s_j to steps Δ of one scale for all channels errs by Δ²/12, or by all of x_j²/s_j² where that is less;
+    rounding s_j·W_jk by Δ_k²/12, one scale for each output k. The first comes out multiplied by (s_j·W_jk)², the
+    second by x_j²/s_j²; both steps are in proportion to the largest value under their scale.
+    """
+    matrices = [_by_channel(load_array(each.constant), each.axis) for each in weights]
+    largest = _weight_maxima(weights)
+    errors = [_expected_error(activations, matrices, smoothing_scale(activations, largest, a, least)) for a in _ALPHAS]
+    return float(_ALPHAS[int(np.argmin(errors))])
+
+
+def _expected_error(activations: Array, matrices: Sequence[Array], scale: Array) -> float:
+    """In units of the square of one 255th; `matrices` are [channels, outputs]."""
+    smoothed = np.asarray(activations, np.float64) / scale
+    power = (smoothed * 255 / _MAXIMUM_TO_RMS) ** 2
+    of_activations = np.minimum(smoothed.max() ** 2 / 12, power)
+    error = 0.0
+    for matrix in matrices:
+        scaled = matrix * np.asarray(scale, np.float64)[:, None]
+        of_weights = (2 * np.abs(scaled).max(axis=0)) ** 2 / 12
+        error += float(of_activations @ (scaled**2).sum(axis=1) + of_weights.sum() * power.sum() / 255**2)
+    return error
+
+
+def _by_channel(values: Array, axis: int) -> Array:
+    """The constant as float64 [channels, outputs]."""
+    return np.moveaxis(np.asarray(values, np.float64), axis, 0).reshape(values.shape[axis], -1)
 
 
 def _weight_maxima(weights: Sequence[Operand]) -> Array:

@@ -26,7 +26,7 @@ def compare(
     layers: LayerOptions,
     speed: Annotated[bool, typer.Option("--speed", help="Time both models too, in turns on one thread.")] = False,
 ) -> None:
-    """Compare two models on data: SQNR, cosine, top-1 agreement, and accuracy where there are labels; and each layer."""
+    """Compare two models on data: SQNR, cosine, top-1 agreement, accuracy where there are labels, each layer."""
     from quantonnx import summary
     from quantonnx.commands import tables
     from quantonnx.inspecting import file_size

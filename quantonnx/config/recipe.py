@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,13 +10,21 @@ from quantonnx.config.rules import Names
 from quantonnx.config.strict import Strict
 
 
-class SmoothQuantConfig(Strict):
-    """How much of the difficulty of activations goes into weights: `alpha` from 0 (none) to 1 (all).
+def _share(value: Any) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value == "auto" or (number and 0 <= value <= 1):
+        return value
+    raise ValueError("expected auto, or a number from 0 to 1")
 
-    `scale_clamp_min` is the least factor by which a channel is divided.
+
+class SmoothQuantConfig(Strict):
+    """How much of the difficulty of activations goes into weights: `alpha` from 0 (none) to 1 (all), or `auto`.
+
+    `auto` takes for each norm the alpha of which the least error is expected. `scale_clamp_min` is the least factor by
+    which a channel is divided.
     """
 
-    alpha: float = Field(default=0.5, ge=0, le=1)
+    alpha: Annotated[float | Literal["auto"], BeforeValidator(_share)] = 0.5
     scale_clamp_min: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
 
 

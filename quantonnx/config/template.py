@@ -63,7 +63,7 @@ TEMPLATE = """\
 #skip: {stub: [], weight: [], smooth: []}    # only their activations, their weights, their smoothing
 #recipe:                                     # algorithms that change weights, in the order in which they run
 #  - equalize
-#  - smooth_quant: {alpha: 0.5}
+#  - smooth_quant: {alpha: auto}           # or a number: how much goes from activations into weights
 #smooth_quant: {alpha: 0.5}                  # short for a first step of that name
 #bias_correction: true
 #shift_limits: false                         # power-of-two scales within the shifts of an XINT8 processor
