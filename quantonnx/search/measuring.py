@@ -14,7 +14,7 @@ from quantonnx.calibration.concurrency import MOST_AT_ONCE, cores, in_order
 from quantonnx.errors import ConfigError, DataError
 from quantonnx.model import Model
 from quantonnx.search.goals import Feed, Goal, Runner, Score
-from quantonnx.verification import Comparison, Tally, batch_of, open_to_compare, run_sample
+from quantonnx.verification import Comparison, Source, Tally, batch_of, open_to_compare, run_sample
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -33,7 +33,7 @@ class Evaluation:
 
     def __init__(
         self,
-        reference: Model,
+        reference: Source,
         samples: Iterable[Feed],
         goal: Goal,
         labels: Array | None = None,

@@ -7,7 +7,7 @@ step measures the real metric on the data, so what is said of the result was mea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -24,7 +24,7 @@ from quantonnx.plan import Plan
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import Source, transform
 from quantonnx.search.candidates import Candidate, ranked
-from quantonnx.search.emitting import changed, to_yaml
+from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
 from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
@@ -78,9 +78,24 @@ class Found:
         """The groups that are left in float, or raised to 16 bits."""
         return self.best.given_up
 
-    def to_yaml(self) -> str:
-        """Returns the configuration as text, with the reason of each entry."""
-        return to_yaml(self.start, (each.change for each in self.given_up), (*_remarks(self), ""))
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What the configuration says for them, with the reasons."""
+        return tuple(candidate.change for candidate in self.given_up)
+
+    def remarks(self) -> list[str]:
+        """Returns what was reached, and for how much, in a few lines."""
+        verdict = "Meets" if self.reached else "DOES NOT MEET"
+        macs = f"{self.before.float_macs:.1%} before, {self.best.float_macs:.1%} with this"
+        return [
+            f"{verdict} {self.goal} on {self.samples} samples: {self.score}.",
+            f"Before: {self.before.score}.",
+            f"Multiply-accumulates in float: {macs}; {len(self.trials)} configurations were measured.",
+        ]
+
+    def to_yaml(self, remarks: Iterable[str] = ()) -> str:
+        """Returns the configuration as text, with the reason of each entry, and more `remarks` above all."""
+        return to_yaml(self.start, self.changes, (*remarks, *self.remarks(), ""))
 
 
 def find_config(
@@ -121,7 +136,7 @@ class Search:
     """A search on a model that was fused and placed, against `exact`, the float model; see `find_config`."""
 
     placed: QuantizedModel
-    exact: Model
+    exact: Source
     goal: Goal
     samples: Any = None
     evaluation: Any = None
@@ -251,12 +266,3 @@ def _limit(trials: Trials, order: Sequence[Candidate]) -> str:
     if trials.spent:
         return f"all {trials.budget} measurements are spent, with up to {most} of {len(order)} groups given up"
     return f"even {most} of {len(order)} groups given up do not reach it, and one has to stay in integers"
-
-
-def _remarks(found: Found) -> list[str]:
-    verdict = "Meets" if found.reached else "DOES NOT MEET"
-    return [
-        f"{verdict} {found.goal} on {found.samples} samples: {found.score}.",
-        f"Before: {found.before.score}. Multiply-accumulates in float: {found.before.float_macs:.1%} before, "
-        f"{found.best.float_macs:.1%} with this; {len(found.trials)} configurations were measured.",
-    ]
