@@ -18,10 +18,11 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.remembering import StatisticsOptions
-from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
-from quantonnx.errors import ConfigError
+from quantonnx.commands.running import Run, finite, write_text
+from quantonnx.commands.searching import Acting, SearchOptions
 
 if TYPE_CHECKING:
+    from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.samples import Samples
     from quantonnx.model import Model
     from quantonnx.plan import Plan
@@ -41,6 +42,7 @@ def quantize(
     source: SampleOptions,
     remembered: StatisticsOptions,
     numbers: NumberOptions,
+    bar: SearchOptions,
     plan: PlanOption = None,
     eval_data: Annotated[
         Path | None,
@@ -48,16 +50,6 @@ def quantize(
             "--eval-data",
             metavar="DATA",
             help="Compare both models on this; labels give their accuracy.",
-            rich_help_panel=_CHECKING,
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            metavar="SHARE",
-            min=0.0,
-            help="Exit with 1 where accuracy (or agreement) falls further.",
             rich_help_panel=_CHECKING,
         ),
     ] = None,
@@ -76,20 +68,22 @@ def quantize(
     output.check()
     settings = numbers.build()
     remembered.check("quantize", source, output, needs_data=not settings.only_weights)
-    if max_drop is not None and eval_data is None:
-        raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")
+    bar.check(source, eval_data, force=output.force)
     job = _Job(run, model, output, compiler, source, remembered)
     placed = job.place(plan, settings)
     remembered.check("quantize", source, output, needs_data=placed.needs_samples)
     samples, evaluation = job.open_samples(placed.model, eval_data)
-    calibrated = job.calibrate(placed, samples)
+    acted = Acting(run, bar, placed, samples if source.given else None, evaluation, model)
+    placed = acted.choose()
+    calibrated = acted.search(job.calibrate(placed, samples, keep=bar.wanted), job.statistics)
     job.write(calibrated)
     comparison = job.compare(evaluation) if evaluation is not None else None
     measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
+    acted.tell(force=output.force)
     if report is not None:
         job.report(report)
-    return _judge(comparison, max_drop)
+    return acted.verdict()
 
 
 class _Job:
@@ -107,6 +101,7 @@ class _Job:
         self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
         self.remembered = remembered
         self.plan: Plan | None = None
+        self.statistics: Statistics | None = None
         run.result |= {"model": str(model), "output": str(output.out)}
 
     def place(self, plan_file: Path | None, settings: Any) -> QuantizedModel:
@@ -161,8 +156,8 @@ class _Job:
             self.run.note("comparing on the data that calibrated: figures will look better than they are")
         return samples, self.source.open(model, eval_data) if eval_data else None
 
-    def calibrate(self, placed: QuantizedModel, samples: Samples) -> QuantizedModel:
-        """Runs the float model over the samples."""
+    def calibrate(self, placed: QuantizedModel, samples: Samples, *, keep: bool) -> QuantizedModel:
+        """Runs the float model over the samples; with `keep`, `statistics` are there for other configurations too."""
         from quantonnx import summary
         from quantonnx.quantized import calibrate
         from quantonnx.surveying import survey
@@ -177,6 +172,9 @@ class _Job:
 
             collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
             statistics = self.remembered.gather(collect, self.output)
+            if keep and statistics is None and self.source.given and not placed.config.steps:
+                statistics = collect()
+            self.statistics = statistics
             if not self.source.given and statistics is None:
                 calibrated = calibrate(placed)
             elif statistics is None:
@@ -281,18 +279,3 @@ def _show(
         run.show(part, "")
     if comparison is None:
         run.show_text("accuracy was not measured: give --eval-data with samples that were not used to calibrate\n")
-
-
-def _judge(comparison: Comparison | None, max_drop: float | None) -> int:
-    if max_drop is None or comparison is None:
-        return 0
-    if comparison.accuracy is not None and comparison.float_accuracy is not None:
-        name, drop = "accuracy", comparison.float_accuracy - comparison.accuracy
-    elif comparison.agreement is not None:
-        name, drop = "top-1 agreement", 1 - comparison.agreement
-    else:
-        raise ConfigError("--max-drop has nothing to measure", "it needs labels, or an output that holds class scores")
-    if drop <= max_drop:
-        return 0
-    complain(f"{name} fell by {drop:.4f}, more than --max-drop {max_drop:g}")
-    return CHECK_FAILED

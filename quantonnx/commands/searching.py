@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantonnx.commands.options import SampleOptions, check_out
-from quantonnx.commands.running import Run, complain, write_text
+from quantonnx.commands.running import CHECK_FAILED, Run, complain, write_text
 from quantonnx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from quantonnx.config import QuantConfig
+    from quantonnx.calibration.collected import Statistics
+    from quantonnx.calibration.samples import Samples
+    from quantonnx.quantized import QuantizedModel
     from quantonnx.search import Found, Goal
     from quantonnx.search.choosing import Choice
     from quantonnx.search.goals import Metric
@@ -129,13 +131,6 @@ class SearchOptions:
             raise ConfigError(f"--time-budget is {self.time_budget!r}", "expected a time such as 90s, 5m or 1h")
         return float(found[1]) * _SECONDS[found[2]]
 
-    def emit(self, run: Run, text: str, *, force: bool) -> None:
-        """Writes a configuration where it is asked for."""
-        if self.emit_config is not None:
-            write_text(self.emit_config, text, force=force)
-            run.result["config"] = str(self.emit_config)
-            run.note(f"configuration: {self.emit_config}")
-
 
 def load_metric(told: str) -> Metric:
     """Returns the function written as FILE.py:FUNCTION. Raises ConfigError, and PatternError where the file fails."""
@@ -195,24 +190,98 @@ def _trial(trial: Any) -> dict[str, Any]:
     return {"given_up": names, "reached": trial.reached, "float_macs": trial.float_macs, **asdict(trial.score)}
 
 
-def judge(found: Found, options: SearchOptions) -> bool:
-    """Returns whether the bar is met, and complains where it is not."""
-    if found.reached:
-        return True
-    score, parts = found.score, []
-    if found.goal.max_drop is not None and not score.drop <= found.goal.max_drop:
-        parts.append(f"{score.metric} fell by {score.drop:.4f}, more than --max-drop {options.max_drop}")
-    if found.goal.min_sqnr is not None and not score.sqnr_db >= found.goal.min_sqnr:
-        parts.append(f"the SQNR is {score.sqnr_db:.2f} dB, less than --min-sqnr {options.min_sqnr}")
-    complain(f"{' and '.join(parts)}: {found.limit}; the nearest that was found is written")
-    return False
+class Acting:
+    """What `quantize` does from evidence: choose, search, and say what came of it."""
 
+    def __init__(
+        self,
+        run: Run,
+        options: SearchOptions,
+        placed: QuantizedModel,
+        samples: Samples | None,
+        evaluation: Samples | None,
+        model: Path,
+    ) -> None:
+        self.run, self.options, self.placed = run, options, placed
+        self.samples, self.evaluation, self.model = samples, evaluation, model
+        self.choice: Choice | None = None
+        self.found: Found | None = None
 
-def emitted(config: QuantConfig, found: Found | None, choice: Choice | None) -> str:
-    """Returns the text of the configuration that made the result, with all reasons that there are."""
-    from quantonnx.search.emitting import to_yaml
+    def choose(self) -> QuantizedModel:
+        """Returns the model placed as configured, or as --auto finds best."""
+        from quantonnx.quantized import insert_qdq
+        from quantonnx.search.choosing import choose_config
 
-    told = choice.remarks() if choice is not None else []
-    if found is not None:
-        return found.to_yaml(told)
-    return to_yaml(config, (), (*told, "") if told else ())
+        if not self.options.auto:
+            return self.placed
+        with self.run.stage("choose", "choose method and recipe") as stage:
+            self.choice = choose_config(
+                self.placed,
+                self.samples,
+                exact=self.model,
+                time_budget=self.options.seconds(),
+                progress=stage.report,
+            )
+            stage.detail = self.choice.chosen.name
+        self.placed = insert_qdq(self.placed.model, self.placed.matches, self.choice.config)
+        return self.placed
+
+    def search(self, calibrated: QuantizedModel, statistics: Statistics | None) -> QuantizedModel:
+        """Returns the model that meets the bar, or is nearest to it; where there is no bar, the calibrated one."""
+        from quantonnx import summary
+        from quantonnx.search.searching import BUDGET, Search
+
+        goal = self.options.goal()
+        if goal is None:
+            return calibrated
+        if self.evaluation is None:
+            self.run.note("the bar is measured on the data that calibrated: give --eval-data for figures that hold")
+        with self.run.stage("search", f"search for {goal}") as stage:
+            search = Search(
+                self.placed,
+                self.model,
+                goal,
+                samples=self.samples,
+                evaluation=self.evaluation,
+                statistics=statistics,
+                budget=self.options.evaluations or BUDGET,
+            )
+            self.found = found = search.run(stage.report)
+            stage.detail = f"{len(found.trials)} configurations measured on {found.samples} samples"
+        self.run.result |= {
+            "pairs": summary.pairs(found.quantized),
+            "sites": summary.sites(found.quantized),
+            "excluded": summary.excluded(found.quantized),
+        }
+        return found.quantized
+
+    def tell(self, *, force: bool) -> None:
+        """Prints what was chosen and found, and writes the configuration where it is asked for."""
+        if self.choice is not None:
+            show_choice(self.run, self.choice)
+        if self.found is not None:
+            show_found(self.run, self.found)
+        if self.options.emit_config is not None:
+            write_text(self.options.emit_config, self._config(), force=force)
+            self.run.result["config"] = str(self.options.emit_config)
+            self.run.note(f"configuration: {self.options.emit_config}")
+
+    def verdict(self) -> int:
+        """Returns the exit code, and complains where the bar is not met."""
+        if self.found is None or self.found.reached:
+            return 0
+        found, score, parts = self.found, self.found.score, []
+        if found.goal.max_drop is not None and not score.drop <= found.goal.max_drop:
+            parts.append(f"{score.metric} fell by {score.drop:.4f}, more than --max-drop {self.options.max_drop}")
+        if found.goal.min_sqnr is not None and not score.sqnr_db >= found.goal.min_sqnr:
+            parts.append(f"the SQNR is {score.sqnr_db:.2f} dB, less than --min-sqnr {self.options.min_sqnr}")
+        complain(f"{' and '.join(parts)}: {found.limit}; the nearest that was found is written")
+        return CHECK_FAILED
+
+    def _config(self) -> str:
+        from quantonnx.search.emitting import to_yaml
+
+        told = self.choice.remarks() if self.choice is not None else []
+        if self.found is not None:
+            return self.found.to_yaml(told)
+        return to_yaml(self.placed.config, (), (*told, "") if told else ())
