@@ -18,12 +18,12 @@ from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig
 from quantonnx.errors import DataError
-from quantonnx.evidence import collect_evidence
+from quantonnx.evidence import Evidence, collect_evidence
 from quantonnx.model import Model
 from quantonnx.plan import Plan
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import Source, transform
-from quantonnx.search.candidates import Candidate, ranked
+from quantonnx.search.candidates import Candidate, raised, ranked
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
@@ -153,7 +153,7 @@ class Search:
             raise DataError("there is nothing to search in: no pair was placed", "see `quantonnx explain`")
         if first.reached:
             return self._found(trials, first, "")
-        order = ranked(*self._evidence(trials))
+        order = self._order(trials)
         best = self._least(trials, order, first)
         return self._found(trials, best, "" if best.reached else _limit(trials, order))
 
@@ -170,18 +170,22 @@ class Search:
         quantizing = Quantizing(self.placed, self.samples, statistics, self.threads)
         return Trials(quantizing, evaluation, self.budget, progress)
 
-    def _evidence(self, trials: Trials) -> Any:
+    def _order(self, trials: Trials) -> list[Candidate]:
+        """What can be given up, the most worthwhile first."""
         quantized = trials.quantizing.with_config(trials.config)
-        shown = self.evaluation if self.samples is None else self.samples
-        evidence = collect_evidence(
+        wide = raised(quantized).values()
+        all_wide = trials.quantizing.with_config(changed(trials.config, wide)) if wide else None
+        return ranked(quantized, self._evidence(quantized), None if all_wide is None else self._evidence(all_wide))
+
+    def _evidence(self, quantized: QuantizedModel) -> Evidence:
+        return collect_evidence(
             quantized,
-            shown,
-            reference=None if trials.config.steps else self.placed.model,
+            self.evaluation if self.samples is None else self.samples,
+            reference=None if quantized.config.steps else self.placed.model,
             at_outputs=EVIDENCE_GROUPS,
             limit=EVIDENCE_SAMPLES,
             threads=self.threads,
         )
-        return quantized, evidence
 
     def _least(self, trials: Trials, order: Sequence[Candidate], first: Trial) -> Trial:
         """The cheapest that meets the bar; the nearest to it where none does."""
