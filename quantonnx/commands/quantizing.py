@@ -75,7 +75,8 @@ def quantize(
     samples, evaluation = job.open_samples(placed.model, eval_data)
     acted = Acting(run, bar, placed, samples if source.given else None, evaluation, model)
     placed = acted.choose()
-    calibrated = acted.search(job.calibrate(placed, samples, keep=bar.wanted), job.statistics)
+    statistics = job.statistics(placed, samples)
+    calibrated = acted.search(statistics) if bar.wanted else job.calibrate(placed, samples, statistics)
     job.write(calibrated)
     comparison = job.compare(evaluation) if evaluation is not None else None
     measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
@@ -101,7 +102,6 @@ class _Job:
         self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
         self.remembered = remembered
         self.plan: Plan | None = None
-        self.statistics: Statistics | None = None
         run.result |= {"model": str(model), "output": str(output.out)}
 
     def place(self, plan_file: Path | None, settings: Any) -> QuantizedModel:
@@ -156,11 +156,22 @@ class _Job:
             self.run.note("comparing on the data that calibrated: figures will look better than they are")
         return samples, self.source.open(model, eval_data) if eval_data else None
 
-    def calibrate(self, placed: QuantizedModel, samples: Samples, *, keep: bool) -> QuantizedModel:
-        """Runs the float model over the samples; with `keep`, `statistics` are there for other configurations too."""
+    def statistics(self, placed: QuantizedModel, samples: Samples) -> Statistics | None:
+        """Returns the statistics of files, or those that are to be kept; None where nobody asks for any."""
+        from quantonnx.surveying import survey
+
+        if not self.remembered.asked:
+            return None
+        with self.run.stage("calibrate", "statistics") as stage:
+            collect = partial(survey, placed.model, samples, name=self.source.name, progress=stage.report)
+            found = self.remembered.gather(collect, self.output)
+            stage.detail = f"{found.samples if found else 0} samples"
+        return found
+
+    def calibrate(self, placed: QuantizedModel, samples: Samples, statistics: Statistics | None) -> QuantizedModel:
+        """Runs the float model over the samples, or takes what statistics say."""
         from quantonnx import summary
         from quantonnx.quantized import calibrate
-        from quantonnx.surveying import survey
 
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0
@@ -170,11 +181,6 @@ class _Job:
                 seen = done
                 stage.report(done, total)
 
-            collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
-            statistics = self.remembered.gather(collect, self.output)
-            if keep and statistics is None and self.source.given and not placed.config.steps:
-                statistics = collect()
-            self.statistics = statistics
             if not self.source.given and statistics is None:
                 calibrated = calibrate(placed)
             elif statistics is None:

@@ -226,14 +226,13 @@ class Acting:
         self.placed = insert_qdq(self.placed.model, self.placed.matches, self.choice.config)
         return self.placed
 
-    def search(self, calibrated: QuantizedModel, statistics: Statistics | None) -> QuantizedModel:
-        """Returns the model that meets the bar, or is nearest to it; where there is no bar, the calibrated one."""
+    def search(self, statistics: Statistics | None) -> QuantizedModel:
+        """Returns the calibrated model that meets the bar, or is nearest to it."""
         from quantonnx import summary
         from quantonnx.search.searching import BUDGET, Search
 
         goal = self.options.goal()
-        if goal is None:
-            return calibrated
+        assert goal is not None
         if self.evaluation is None:
             self.run.note("the bar is measured on the data that calibrated: give --eval-data for figures that hold")
         with self.run.stage("search", f"search for {goal}") as stage:
@@ -249,6 +248,7 @@ class Acting:
             self.found = found = search.run(stage.report)
             stage.detail = f"{len(found.trials)} configurations measured on {found.samples} samples"
         self.run.result |= {
+            "samples": sum(source.samples for source in found.quantized.data),
             "pairs": summary.pairs(found.quantized),
             "sites": summary.sites(found.quantized),
             "excluded": summary.excluded(found.quantized),

@@ -148,7 +148,7 @@ def choose_config(
     """
     started = clock()
     used, held_out = _split(open_samples(samples, input_specs(placed.model)))
-    statistics = None if placed.config.steps else survey(placed.model, used, threads=threads)
+    statistics = survey(placed.model, used, threads=threads)
     evaluation = Evaluation(exact if exact is not None else placed.model, held_out, Goal(min_sqnr=0.0), threads=threads)
     quantizing = Quantizing(placed, used, statistics, threads)
     chooser = _Chooser(evaluation, quantizing, started + time_budget, clock, progress)

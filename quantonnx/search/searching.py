@@ -27,7 +27,7 @@ from quantonnx.search.candidates import Candidate, raised, ranked
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
-from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
+from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining, statistics_do
 from quantonnx.surveying import survey
 from quantonnx.target import Patterns, Target
 
@@ -162,7 +162,7 @@ class Search:
             raise DataError("a search has nothing to measure on", "give samples, or evaluation data")
         inputs = input_specs(self.placed.model)
         statistics = self.statistics
-        if statistics is None and not self.placed.config.steps and self.placed.needs_samples:
+        if statistics is None and self.placed.needs_samples and statistics_do(self.placed):
             statistics = survey(self.placed.model, self.samples, threads=self.threads)
         evaluated = open_samples(self.samples if self.evaluation is None else self.evaluation, inputs)
         labels = evaluated.labels if self.labels is None else self.labels

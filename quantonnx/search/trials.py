@@ -45,9 +45,18 @@ class Quantizing:
         found = insert_qdq(self.placed.model, self.placed.matches, config)
         if not found.sites:
             return found
-        if self._statistics is not None and not config.steps:
+        if self._statistics is not None and statistics_do(found):
+            return calibrate(found, statistics=self._statistics)
+        if self._samples is None and self._statistics is not None:
             return calibrate(found, statistics=self._statistics)
         return calibrate(found, self._samples, threads=self._threads) if found.needs_samples else calibrate(found)
+
+
+def statistics_do(placed: QuantizedModel) -> bool:
+    """Returns whether statistics give what samples would: no recipe changes activations, nor is a method to be found by
+    running the quantized model."""
+    found = any(str(site.ranging.method) == "auto" for site in placed.activation_sites)
+    return not found and not placed.config.steps and not getattr(placed.matches.target, "recipe", ())
 
 
 class Trials:
