@@ -22,7 +22,6 @@ from quantonnx.search.emitting import Settings, settings_of, to_yaml
 from quantonnx.search.goals import Feed, Goal
 from quantonnx.search.measuring import Evaluation
 from quantonnx.search.trials import Progress, Quantizing
-from quantonnx.surveying import survey
 from quantonnx.verification import Source
 
 MARGIN = 0.3
@@ -101,7 +100,7 @@ class _Chooser:
         started = self.clock()
         if always or started < self.ends_at:
             try:
-                quantized = self.quantizing.with_config(config)
+                quantized = self.quantizing.quick(config)
                 sqnr = self.evaluation.score(quantized.to_model()).sqnr_db
                 option = Option(name, config, sqnr, self.clock() - started)
             except QuantonnxError as error:
@@ -148,9 +147,8 @@ def choose_config(
     """
     started = clock()
     used, held_out = _split(open_samples(samples, input_specs(placed.model)))
-    statistics = survey(placed.model, used, threads=threads)
     evaluation = Evaluation(exact if exact is not None else placed.model, held_out, Goal(min_sqnr=0.0), threads=threads)
-    quantizing = Quantizing(placed, used, statistics, threads)
+    quantizing = Quantizing(placed, used, threads=threads)
     chooser = _Chooser(evaluation, quantizing, started + time_budget, clock, progress)
     best = chooser.tried("as configured", placed.config, always=True)
     best = chooser.better(best, [chooser.tried(*each) for each in _methods(best.config)], "method")

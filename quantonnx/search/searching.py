@@ -17,7 +17,7 @@ from typing import Any
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig
-from quantonnx.errors import DataError
+from quantonnx.errors import ConfigError, DataError
 from quantonnx.evidence import Evidence, collect_evidence
 from quantonnx.model import Model
 from quantonnx.plan import Plan
@@ -27,8 +27,7 @@ from quantonnx.search.candidates import Candidate, raised, ranked
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
-from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining, statistics_do
-from quantonnx.surveying import survey
+from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
 from quantonnx.target import Patterns, Target
 
 BUDGET = 24
@@ -146,35 +145,41 @@ class Search:
     threads: int | None = None
 
     def run(self, progress: Progress | None = None) -> Found:
-        """Returns what was found."""
+        """Returns what was found: it was made as `quantize` makes it, and then measured."""
         trials = self._trials(progress)
-        first = trials.trial(())
-        if first is None:
-            raise DataError("there is nothing to search in: no pair was placed", "see `quantonnx explain`")
-        if first.reached:
-            return self._found(trials, first, "")
+        first = trials.trial((), final=True)
+        assert first is not None
+        if first.reached or not self.placed.sites:
+            return self._found(trials, first, "" if first.reached else "nothing is quantized, all is float")
         order = self._order(trials)
-        best = self._least(trials, order, first)
+        best = self._confirmed(trials, self._least(trials, order, first))
+        if not best.reached and not trials.spent and any(trial.reached for trial in trials.done):
+            trials.only_exact = True  # what quick trials met by a hair has to be met without them
+            best = self._confirmed(trials, self._least(trials, order, first))
         return self._found(trials, best, "" if best.reached else _limit(trials, order))
 
     def _trials(self, progress: Progress | None) -> Trials:
         if self.samples is None and self.evaluation is None:
             raise DataError("a search has nothing to measure on", "give samples, or evaluation data")
-        inputs = input_specs(self.placed.model)
-        statistics = self.statistics
-        if statistics is None and self.placed.needs_samples and statistics_do(self.placed):
-            statistics = survey(self.placed.model, self.samples, threads=self.threads)
-        evaluated = open_samples(self.samples if self.evaluation is None else self.evaluation, inputs)
+        if self.budget < 1:
+            raise ConfigError(f"the budget is {self.budget} measurements", "expected at least 1")
+        shown = self.samples if self.evaluation is None else self.evaluation
+        evaluated = open_samples(shown, input_specs(self.placed.model))
         labels = evaluated.labels if self.labels is None else self.labels
         evaluation = Evaluation(self.exact, evaluated, self.goal, labels, self.threads)
-        quantizing = Quantizing(self.placed, self.samples, statistics, self.threads)
+        quantizing = Quantizing(self.placed, self.samples, self.statistics, self.threads)
         return Trials(quantizing, evaluation, self.budget, progress)
+
+    def _confirmed(self, trials: Trials, best: Trial) -> Trial:
+        found = trials.trial(best.given_up, final=True)
+        assert found is not None
+        return found
 
     def _order(self, trials: Trials) -> list[Candidate]:
         """What can be given up, the most worthwhile first."""
-        quantized = trials.quantizing.with_config(trials.config)
+        quantized = trials.quantizing.exact(trials.config)
         wide = raised(quantized).values()
-        all_wide = trials.quantizing.with_config(changed(trials.config, wide)) if wide else None
+        all_wide = trials.quantizing.exact(changed(trials.config, wide)) if wide else None
         return ranked(quantized, self._evidence(quantized), None if all_wide is None else self._evidence(all_wide))
 
     def _evidence(self, quantized: QuantizedModel) -> Evidence:
@@ -224,7 +229,7 @@ class Search:
 
     def _found(self, trials: Trials, best: Trial, limit: str) -> Found:
         config = changed(trials.config, (each.change for each in best.given_up))
-        quantized = trials.quantizing.with_config(config)
+        quantized = trials.quantizing.exact(config)
         done = tuple(trials.done)
         return Found(config, quantized, self.goal, best, done, trials.evaluation.count, trials.config, limit)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.loading import weight_bytes
 from quantonnx.config import QuantConfig
 from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
 from quantonnx.search.candidates import Candidate
@@ -14,8 +17,12 @@ from quantonnx.search.emitting import changed
 from quantonnx.search.goals import Score
 from quantonnx.search.measuring import Evaluation
 from quantonnx.shapes import infer_shapes, multiply_accumulates
+from quantonnx.surveying import survey
 
 Progress = Callable[[int, int | None], None]
+
+_LARGEST_COMPARED = 1_000_000_000
+"""Bytes of weights up to which a model that was measured already is known again."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +39,37 @@ class Trial:
 
 
 class Quantizing:
-    """Makes the quantized model of any configuration: without inference, unless a recipe changes activations."""
+    """Makes the quantized model of any configuration of a placed one.
+
+    `statistics` are the user's own. Those that are collected here tap every value of the float model, which ONNX
+    Runtime then fuses otherwise: what they give may differ from what samples give by a code here and there.
+    """
 
     def __init__(
-        self, placed: QuantizedModel, samples: Any, statistics: Statistics | None, threads: int | None
+        self, placed: QuantizedModel, samples: Any, statistics: Statistics | None = None, threads: int | None = None
     ) -> None:
         self.placed = placed
-        self._samples, self._statistics, self._threads = samples, statistics, threads
+        self._samples, self._given, self._threads = samples, statistics, threads
 
-    def with_config(self, config: QuantConfig) -> QuantizedModel:
-        """Returns the calibrated model; one without sites where nothing is left to quantize."""
+    def exact(self, config: QuantConfig) -> QuantizedModel:
+        """Returns what `quantize` makes of a configuration; without sites, the float model."""
         found = insert_qdq(self.placed.model, self.placed.matches, config)
         if not found.sites:
-            return found
-        if self._statistics is not None and statistics_do(found):
-            return calibrate(found, statistics=self._statistics)
-        if self._samples is None and self._statistics is not None:
-            return calibrate(found, statistics=self._statistics)
+            return replace(found, parameters={})
+        if self._given is not None:
+            return calibrate(found, statistics=self._given)
         return calibrate(found, self._samples, threads=self._threads) if found.needs_samples else calibrate(found)
+
+    def quick(self, config: QuantConfig) -> QuantizedModel:
+        """Returns nearly that without inference, where statistics tell all that is needed."""
+        found = insert_qdq(self.placed.model, self.placed.matches, config)
+        if self._given is not None or not found.sites or not found.needs_samples or not statistics_do(found):
+            return self.exact(config)
+        return calibrate(found, statistics=self._collected)
+
+    @cached_property
+    def _collected(self) -> Statistics:
+        return survey(self.placed.model, self._samples, threads=self._threads)
 
 
 def statistics_do(placed: QuantizedModel) -> bool:
@@ -70,8 +90,10 @@ class Trials:
         self.budget = budget
         self.done: list[Trial] = []
         self.spent = False
+        self.only_exact = False
+        self._measured: dict[bytes, Trial] = {}
         self._progress = progress
-        self._known: dict[frozenset[tuple[str, bool]], Trial | None] = {}
+        self._known: dict[tuple[bool, frozenset[tuple[str, bool]]], Trial | None] = {}
 
     @property
     def config(self) -> QuantConfig:
@@ -79,26 +101,40 @@ class Trials:
         return self.quantizing.placed.config
 
     def meets(self, given_up: Sequence[Candidate]) -> bool:
-        """Returns whether a configuration meets the bar; no where it leaves nothing quantized, or none is left."""
+        """Returns whether a configuration meets the bar; not where nothing is quantized, or the budget is spent."""
         found = self.trial(given_up)
         return found is not None and found.reached
 
-    def trial(self, given_up: Sequence[Candidate]) -> Trial | None:
-        """Returns what comes of giving up some groups; None where nothing would be quantized or the budget is spent."""
-        key = frozenset((candidate.group.name, candidate.rules is None) for candidate in given_up)
+    def trial(self, given_up: Sequence[Candidate], *, final: bool = False) -> Trial | None:
+        """Returns what comes of giving up some groups; None where nothing would be quantized or the budget is spent.
+
+        A `final` one is exactly what `quantize` makes, and measured whatever the budget.
+        """
+        exact = final or self.only_exact
+        key = exact, frozenset((candidate.group.name, candidate.rules is None) for candidate in given_up)
         if key not in self._known:
-            if len(self.done) >= self.budget:
+            if len(self.done) >= self.budget and not final:
                 self.spent = True
                 return None
-            self._known[key] = self._tried(tuple(given_up))
+            self._known[key] = self._tried(tuple(given_up), exact=exact)
         return self._known[key]
 
-    def _tried(self, given_up: tuple[Candidate, ...]) -> Trial | None:
-        quantized = self.quantizing.with_config(changed(self.config, (each.change for each in given_up)))
-        if not quantized.sites:
+    def quantized(self, given_up: Sequence[Candidate], *, exact: bool) -> QuantizedModel:
+        """Returns the calibrated model without some groups."""
+        config = changed(self.config, (each.change for each in given_up))
+        return self.quantizing.exact(config) if exact else self.quantizing.quick(config)
+
+    def _tried(self, given_up: tuple[Candidate, ...], *, exact: bool) -> Trial | None:
+        quantized = self.quantized(given_up, exact=exact)
+        if given_up and not quantized.sites:
             return None
-        score = self.evaluation.score(quantized.to_model())
+        model = quantized.to_model()
+        digest = sha256(model.to_bytes()).digest() if weight_bytes(model) < _LARGEST_COMPARED else b""
+        if digest in self._measured:
+            return self._measured[digest]
+        score = self.evaluation.score(model)
         self.done.append(Trial(given_up, score, self.evaluation.goal.reached(score), float_share(quantized)))
+        self._measured |= {digest: self.done[-1]} if digest else {}
         if self._progress is not None:
             self._progress(len(self.done), self.budget)
         return self.done[-1]
