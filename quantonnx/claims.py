@@ -120,7 +120,8 @@ class Asker:
             raise ConfigError(f"{rules}: {error.message} for {slot.tensor.name!r}", error.hint) from None
 
     def _ranging(self, slot: Slot, fmt: TensorFormat, outcome: Outcome) -> Ranging:
-        found = ranging_of(outcome.said, self.target.method)
+        default = self.target.method if slot.kind == "activation" else self.target.weight_method
+        found = ranging_of(outcome.said, default)
         chosen = "calibration_method" in outcome.said
         if fmt.float8 and found.method.needs_even_steps:
             if chosen:

@@ -163,7 +163,7 @@ class TensorFormat:
         """
         others: int | tuple[int, ...] | None = None
         if self.axis is not None and self.group_size is not None:
-            x, others = _in_groups(x, self.axis, self.group_size)
+            x, others = in_groups(x, self.axis, self.group_size)
         elif self.axis is not None:
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
         low, high = (reduce(x, axis=others, initial=0) for reduce in (np.min, np.max))
@@ -227,7 +227,7 @@ def dequantize(codes: Array, parameters: Parameters, fmt: TensorFormat) -> Array
     return np.asarray((steps * scale).astype(scale.dtype, copy=False))
 
 
-def _in_groups(x: Array, axis: int, size: int) -> tuple[Array, int]:
+def in_groups(x: Array, axis: int, size: int) -> tuple[Array, int]:
     """Split an axis into groups and places in them, zeros in the rest of the last; return the axis of places too."""
     axis %= x.ndim
     missing = -x.shape[axis] % size

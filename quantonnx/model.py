@@ -112,6 +112,10 @@ class Model:
         """Returns the model as one protobuf, weights and all; ModelError over 2 GB."""
         return writing.whole_proto(self._document())
 
+    def light(self) -> tuple[ModelProto, dict[str, gs.Constant]]:
+        """Returns the model as a protobuf whose larger or unusual constants are inputs, and those constants by name."""
+        return writing.light_proto(self._document())
+
     def to_bytes(self) -> bytes:
         """Returns the bytes of a file of its own, the same each time; ModelError over 2 GB."""
         buffer = io.BytesIO()
@@ -135,7 +139,7 @@ class Model:
         """Returns the model at that opset, or a copy when it is newer already; ModelError where onnx cannot convert."""
         if version <= self.opset:
             return self.copy()
-        light, weights = writing.light_proto(self._document())
+        light, weights = self.light()
         return self._with_graph(reading.convert(light, version, weights.values()), weights)
 
     @classmethod

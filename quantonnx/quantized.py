@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 
 from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
+from quantonnx.algorithms.weight_steps import WeightStep
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.samples import input_specs, open_samples
@@ -32,11 +34,16 @@ from quantonnx.range_conflicts import range_conflicts
 from quantonnx.rewriting import Matches
 from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
+from quantonnx.weight_moving import with_moved_weights
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A fused float model, its sites, and (once calibrated) scale and zero point at every site."""
+    """A fused float model, its sites, and (once calibrated) scale and zero point at every site.
+
+    `reference` is the model with the float results, where `model` has weights or biases that make up for rounding;
+    `weight_changes` tell what algorithms did to weights.
+    """
 
     model: Model
     sites: tuple[Site, ...]
@@ -46,6 +53,8 @@ class QuantizedModel:
     parameters: Mapping[Site, Parameters] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
+    reference: Model | None = None
+    weight_changes: tuple[LayerChange, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -126,15 +135,19 @@ def calibrate(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    weight_steps: Sequence[WeightStep] = (),
 ) -> QuantizedModel:
     """Returns the model with scale and zero point at every site.
 
     `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
     its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
-    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run. `weight_steps` choose the
+    codes of weights by what samples show, one after the other; they read the samples once more.
     Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
     DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
     """
+    if weight_steps and samples is None:
+        raise PlanError("steps that move weights read the samples again", "give samples")
     given = sum(source is not None for source in (samples, forward_loop, statistics))
     if given != 1 and not (given == 0 and not quantized.needs_samples):
         raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
@@ -163,7 +176,10 @@ def calibrate(
         else:
             stream = open_samples(samples, input_specs(quantized.model), limit=limit)
             collector.run_all(stream, progress)
-        return _calibrated(quantized, collector.collected())
+        found = collector.collected()
+    if not weight_steps:
+        return _calibrated(quantized, found)
+    return _moved(quantized, found, weight_steps, Feeding(samples, None, limit, threads, progress))
 
 
 def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedModel:
@@ -171,6 +187,16 @@ def _calibrated(quantized: QuantizedModel, statistics: Statistics) -> QuantizedM
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
     return replace(with_statistics(quantized, tensors, means), data=statistics.data)
+
+
+def _moved(
+    quantized: QuantizedModel, statistics: Statistics, steps: Sequence[WeightStep], feeding: Feeding
+) -> QuantizedModel:
+    plain = _calibrated(quantized, replace(statistics, means={}))
+    assert plain.parameters is not None
+    means = statistics.channel_means() if quantized.config.bias_correction else None
+    model, parameters, changes = with_moved_weights(plain.model, plain.sites, plain.parameters, means, steps, feeding)
+    return replace(plain, model=model, parameters=parameters, weight_changes=changes)
 
 
 def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
@@ -201,8 +227,14 @@ def with_statistics(
         numbers.bias(site)
     model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
     unmet = tuple(Decision("shift_limits", told, Decider.SHIFTS) for told in limited.unmet)
-    decisions = (*quantized.decisions, *unmet)
-    return replace(quantized, model=model, decisions=decisions, parameters=numbers.parameters, ranges=numbers.ranges)
+    return replace(
+        quantized,
+        model=model,
+        decisions=(*quantized.decisions, *unmet),
+        parameters=numbers.parameters,
+        ranges=numbers.ranges,
+        reference=quantized.reference or quantized.model,
+    )
 
 
 def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -> Limited:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from quantonnx.calibration.ranges import choose_range
+from quantonnx.calibration.ranges import Method, choose_range
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.calibration.weight_ranges import least_error_range
 from quantonnx.errors import CalibrationError, ConfigError
 from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.insertion import INT32_MAX
@@ -32,27 +33,39 @@ class SiteNumbers:
         self._found: dict[tuple[str, TensorFormat, Ranging], tuple[float, float]] = {}
         self._by_key: dict[Key, Site] = {}
 
+    @classmethod
+    def of(cls, model: Model, parameters: Mapping[Site, Parameters]) -> SiteNumbers:
+        """Returns the numbers that sites have already."""
+        numbers = cls(model, {})
+        for site, found in parameters.items():
+            numbers._keep(site, found)
+        return numbers
+
     def activation(self, site: Site) -> None:
         """Chooses a range, or takes what the user fixed."""
         self._keep(site, self._fixed(site) or site.format.parameters(*self._range(site), site.float_type))
 
     def constant(self, site: Site) -> None:
-        """Takes the range of the values themselves, per channel or group where the format says so."""
+        """Takes the range of the values, or that of least error, per channel or group where the format says so."""
         fixed = self._fixed(site)
         if fixed is None:
-            low, high = site.ranging.range or site.format.extremes(self._values(site))
+            low, high = site.ranging.range or self._extent(site)
             least = low + np.float32(site.ranging.min_range or 0)
             fixed = site.format.parameters(low, np.maximum(high, least), site.float_type)
         self._keep(site, fixed)
 
     def widen_for_bias(self, site: Site) -> None:
         """Raises the scale of weight channels so far that the bias fits into int32; only near-dead ones need it."""
-        activation, weight = self._origins(site)
+        weight, needed = self.least_for_bias(site)
         numbers = self.parameters[weight]
-        least = np.abs(self._values(site).astype(np.float64)) / (float(activation.scale) * (INT32_MAX // 2))
-        needed = least if numbers.scale.ndim else least.max(initial=0.0)
         if np.any(needed > numbers.scale):
-            self.parameters[weight] = Parameters(_raised(numbers.scale, needed, weight.format), numbers.zero_point)
+            self.parameters[weight] = Parameters(raised(numbers.scale, needed, weight.format), numbers.zero_point)
+
+    def least_for_bias(self, site: Site) -> tuple[Site, np.ndarray[Any, Any]]:
+        """Returns the site of the weight beside a bias, and the least scales with which the bias fits into int32."""
+        activation, weight = self._origins(site)
+        least = np.abs(self._values(site).astype(np.float64)) / (float(activation.scale) * (INT32_MAX // 2))
+        return weight, least if self.parameters[weight].scale.ndim else least.max(initial=0.0)
 
     def bias(self, site: Site) -> None:
         """Gives the bias the product of the two scales, zero point 0."""
@@ -60,6 +73,12 @@ class SiteNumbers:
         size = self.tensors[site.tensor].shape[0]
         scale = np.asarray(activation.scale * self.parameters[weight].scale, np.float32)
         self.parameters[site] = Parameters(np.broadcast_to(scale, (size,)).copy(), np.zeros(size, np.int32))
+
+    def _extent(self, site: Site) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        values = self._values(site)
+        if site.ranging.method.kind is Method.MSE:
+            return least_error_range(values, site.format)
+        return site.format.extremes(values)
 
     def _keep(self, site: Site, numbers: Parameters) -> None:
         self.parameters[site] = numbers
@@ -129,8 +148,8 @@ class SiteNumbers:
             raise ConfigError(f"{where}: {site.tensor!r} has {zero_point.size} zero points", expected)
 
 
-def _raised(scale: np.ndarray[Any, Any], least: np.ndarray[Any, Any], fmt: TensorFormat) -> np.ndarray[Any, Any]:
-    """Scales of the same kind, where `least` is more the next greater ones."""
+def raised(scale: np.ndarray[Any, Any], least: np.ndarray[Any, Any], fmt: TensorFormat) -> np.ndarray[Any, Any]:
+    """Returns scales of the same kind, where `least` is more the next greater ones."""
     if fmt.scale_type is ScaleType.POWER_OF_TWO:
         least = np.exp2(np.ceil(np.log2(np.maximum(least, np.finfo(np.float32).tiny))))
     elif fmt.scale_type is ScaleType.FLOAT16:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quantonnx.calibration.methods import Method
 from quantonnx.decisions import Decision
 from quantonnx.explaining.findings import Explanation
 from quantonnx.explaining.wording import decided_by
@@ -151,7 +152,7 @@ def ranging_text(site: Site) -> str:
     if ranging.range is not None:
         return f"{ranging.range[0]:g} to {ranging.range[1]:g}"
     if not site.on_activation:
-        return "its values"
+        return "its values" if ranging.method.kind is Method.MINMAX else f"its values, {ranging.method}"
     return str(ranging.method) if site.source == site.tensor else f"that of {site.source!r}"
 
 

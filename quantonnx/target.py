@@ -60,8 +60,9 @@ class Target:
     input already comes from a quantized operator, because on their own they would cost more than they gain; so are
     the matches that `memory_bound` names.
 
-    `method` chooses ranges where the user does not; `known_ranges` are those of the results of operators that need no
-    samples. `refuses` says why a format that a user asks for does not exist on the target, and what to use instead.
+    `method` chooses ranges of activations where the user does not, `weight_method` (minmax or mse) those of weights;
+    `known_ranges` are those of the results of operators that need no samples. `refuses` says why a format that a user
+    asks for does not exist on the target, and what to use instead.
 
     `float_types` are the element types, as numpy names them, whose operators become integer ones.
 
@@ -79,6 +80,7 @@ class Target:
     weight: TensorFormat
     bias: BiasKind
     method: str = "minmax"
+    weight_method: str = "minmax"
     float_types: frozenset[str] = frozenset({"float32"})
     glue: frozenset[str] = frozenset()
     memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)

@@ -75,6 +75,7 @@ ORDER = [
     "surveying",
     "preparation",
     "range_conflicts",
+    "weight_moving",
     "quantized",
     "pipeline",
     "verification",

@@ -53,7 +53,7 @@ def test_yaml_and_json_files(tmp_path: Path, text: str) -> None:
         ("fixed: {x: {scale: 0}}", "fixed.x.scale is 0"),
         ("fixed: {x: {scale: 1.0e-39}}", "fixed.x.scale is 1e-39"),
         ("fixed: {x: {scale: 1.0e+39}}", "fixed.x.scale is 1e+39"),
-        ("weight: {calibration_method: mse}", "weights take their range from their values"),
+        ("weight: {calibration_method: entropy}", "weights take minmax or mse"),
         ("activation: {per_channel: true}", "only weights have a scale per channel"),
         ("fixed: {x: {scale: -1.5}}", "fixed.x.scale is -1.5"),
         ("fixed: {x: {scale: .nan}}", "fixed.x.scale is nan"),

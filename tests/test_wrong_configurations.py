@@ -58,8 +58,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"activation": {"group_size": 8}}, "activation.group_size is 8; only weights have scales per group; leave it out"),
     (
-        {"weight": {"calibration_method": "mse"}},
-        "weight.calibration_method is 'mse'; weights take their range from their values; leave it out",
+        {"weight": {"calibration_method": "mse:512"}},
+        "weight.calibration_method is 'mse:512'; weights take minmax or mse",
     ),
     ({"weight": {"dynamic": True}}, "weight.dynamic is True; weights are known before the run; leave it out"),
     (
@@ -202,8 +202,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "tensors.x.group_size is 4; only weights have scales per group; leave it out",
     ),
     (
-        {"tensors": {"w1": {"calibration_method": "mse"}}},
-        "tensors.w1.calibration_method is 'mse'; weights take their range from their values; leave it out",
+        {"tensors": {"w1": {"calibration_method": "percentile"}}},
+        "tensors.w1.calibration_method is 'percentile:99.99'; weights take minmax or mse",
     ),
     (
         {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,12 +18,12 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Refused, Skip, norm_readers
+from quantonnx.algorithms.operand_scaling import OperandScaler
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
-from quantonnx.editing import Rewriter
 from quantonnx.errors import ConfigError
 from quantonnx.model import Model
-from quantonnx.weights import DeferredValues, load_array, to_onnx_dtype
+from quantonnx.weights import load_array
 
 Array = NDArray[Any]
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
@@ -126,10 +125,9 @@ class _Writer:
     """Scales one norm after another, in place, and remembers what it did."""
 
     def __init__(self, model: Model, alpha: Alpha, least: float) -> None:
-        self.editor = Rewriter(model)
+        self.scaler = OperandScaler(model)
         self.alpha = alpha
         self.least = least
-        self.reads = {name: len(value.outputs) for name, value in model.tensors().items()}
         self.smoothed: list[Smoothed] = []
         self.refused: list[Refused] = []
 
@@ -154,22 +152,9 @@ class _Writer:
 
     def _scale_all(self, found: NormReaders, scale: Array) -> None:
         for operand, part in zip(found.factors, ("gamma", "beta"), strict=False):
-            self._scale(operand, 1 / scale, f"{found.result.name}_{part}")
+            self.scaler.scale(operand, 1 / scale, f"{found.result.name}_{part}")
         for operand in found.weights:
-            self._scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
-
-    def _scale(self, operand: Operand, scale: Array, name: str) -> None:
-        """Changes a constant that nothing else reads; of others, readers here get a scaled copy of that name."""
-        old = operand.constant
-        unscaled = gs.Constant(old.name, old._values)
-        unscaled._export_dtype = old._export_dtype
-        compute, kind = partial(_scaled, unscaled, scale, operand.axis), to_onnx_dtype(old.dtype)
-        if self.reads[old.name] == len(operand.edges) and not self.editor.is_public(old):
-            old._values = DeferredValues(old.shape, kind, compute)
-            return
-        new = self.editor.deferred(name, old.shape, kind, compute)
-        for node, index in operand.edges:
-            self.editor.set_input(node, index, new)
+            self.scaler.scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
 
 
 def smoothing_scale(activations: Array, weights: Array, alpha: float, least: float) -> Array:
@@ -231,10 +216,3 @@ def _too_large(found: NormReaders, weights: Array, scale: Array) -> gs.Constant 
 def _fits(values: Array, scale: Array, dtype: Any) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite((values.astype(np.float32) * scale).astype(dtype)).all())
-
-
-def _scaled(constant: gs.Constant, scale: Array, axis: int) -> Array:
-    array = load_array(constant)
-    shape = [1] * array.ndim
-    shape[axis] = -1
-    return np.asarray((array.astype(np.float32) * scale.reshape(shape)).astype(array.dtype))

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantonnx.calibration.samples import Samples
-    from quantonnx.evidence import Errors, Evidence
+    from quantonnx.evidence import Errors, Evidence, GroupEvidence
 
 _PANEL = "Layers"
 _SHOWN = 10
+_BLAMED = 8  # in one pass
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,13 @@ def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, option
 
     with run.stage("layers", "layers") as stage:
         found = compare_layers(
-            model, quantized, samples, target=options.target, at_outputs=options.at_outputs, progress=stage.report
+            model,
+            quantized,
+            samples,
+            target=options.target,
+            at_outputs=options.at_outputs,
+            blame=max(options.at_outputs, _BLAMED),
+            progress=stage.report,
         )
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
     run.result["layers"] = found.to_dict()
@@ -104,17 +111,26 @@ def _groups_table(found: Evidence, most: int) -> Table:
             _decibels(group.isolated),
             f"{group.isolated.cosine:.5f}",
             percent(group.share),
+            _to_blame(found, group),
             _decibels(group.accumulated),
             *([_decibels(group.at_output) if group.at_output else "–"] if measured else []),
             f"{group.macs / 1e6:.2f}",
         )
         for group in found.groups[:most]
     ]
-    columns = ["group", "pattern", "alone dB", "cosine", "share of noise", "with all before dB"]
+    columns = ["group", "pattern", "alone dB", "cosine", "share of noise", "mostly by", "with all before dB"]
     columns += ["outputs, alone dB"] * measured
     columns.append("million MACs")
     title = _title("Groups by the error of each alone", len(rows), len(found.groups))
     return table(title, *columns, rows=rows, numbers=range(2, len(columns)))
+
+
+def _to_blame(found: Evidence, group: GroupEvidence) -> str:
+    """The role of the pair to blame, and its share."""
+    from quantonnx.evidence import worst_site
+
+    site = worst_site(found, group) if group.blame else None
+    return "–" if site is None else f"{site.role} {group.blame[site.tensor]:.0%}"
 
 
 def _sites_table(found: Evidence, most: int) -> Table:

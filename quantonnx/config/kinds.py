@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantonnx.calibration.ranges import Method, RangeMethod
 from quantonnx.config.specs import TensorQuantConfig
 from quantonnx.errors import ConfigError
 from quantonnx.formats import Rounding
@@ -14,8 +15,8 @@ _OF_WEIGHTS = {
     "storage": "only weights are stored",
 }
 _AS_ALWAYS = {"per_channel": False, "rounding": Rounding.HALF_EVEN}
+_METHODS_OF_WEIGHTS = (RangeMethod(Method.MINMAX), RangeMethod(Method.MSE))
 _OF_ACTIVATIONS = {
-    "calibration_method": "weights take their range from their values",
     "dynamic": "weights are known before the run",
     "share_with": "weights take their range from their values",
 }
@@ -34,6 +35,10 @@ def check_weight(spec: TensorQuantConfig | None, where: str) -> None:
     _refuse(spec, where, _OF_ACTIVATIONS)
     if spec is not None and spec.is_int32 and not where.endswith("bias"):
         raise ConfigError(f"{where}.dtype is 'int32'", "that is for a bias; weights have 2 to 16 bits")
+    if spec is not None and spec.calibration_method is not None:
+        method = spec.range_method("")
+        if method not in _METHODS_OF_WEIGHTS:
+            raise ConfigError(f"{where}.calibration_method is '{method}'", "weights take minmax or mse")
 
 
 def _refuse(spec: TensorQuantConfig | None, where: str, reasons: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ TEMPLATE = """\
 
 #weight:                      # null: no weight is quantized
 #  n_bits: 4
+#  calibration_method: mse    # clips where rounding and clipping together lose least, not minmax
 #  per_channel: true          # one scale for each output channel
 #  group_size: 128            # or one for each so many values that are summed up
 #  narrow_range: true         # -7 to 7, not -8 to 7

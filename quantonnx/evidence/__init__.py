@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantonnx.evidence.advice import advice, worst_site
+from quantonnx.evidence.advice import advice, release, worst_site
 from quantonnx.evidence.collecting import collect_evidence
 from quantonnx.evidence.files import compare_layers
 from quantonnx.evidence.findings import Errors, Evidence, GroupEvidence, SiteEvidence
@@ -15,5 +15,6 @@ __all__ = [
     "advice",
     "collect_evidence",
     "compare_layers",
+    "release",
     "worst_site",
 ]

@@ -5,40 +5,58 @@ from __future__ import annotations
 from quantonnx.evidence.findings import Evidence, GroupEvidence, SiteEvidence
 
 _MOSTLY = 0.5
-_FEW_STEPS = 3.0
-_NEARLY_EXACT = 1e-6
+_PEAKED = 20.0
+_LITTLE = 0.05
 
 
 def worst_site(evidence: Evidence, group: GroupEvidence) -> SiteEvidence | None:
-    """Returns the pair or the constant of a group that loses most; None where none of them is known."""
+    """Returns the pair or the constant of a group that is to blame; None where none of them is known.
+
+    Where it was not measured, it is the one with the largest error of its own, biases aside: one in int32 has the
+    product of two scales, and what it loses is their doing.
+    """
     own = [site for site in evidence.sites if site.tensor in group.sites and _belongs(site, group)]
+    if group.blame:
+        return max(own, key=lambda site: group.blame.get(site.tensor, 0.0), default=None)
+    own = [site for site in own if site.role != "bias"] or own
     return max(own, key=lambda site: site.errors.relative, default=None)
+
+
+def release(evidence: Evidence, group: GroupEvidence) -> tuple[str, ...]:
+    """Returns the names to exclude so that what a group loses most by goes: its own, and those of the groups for whose
+    sake the pair to blame would stay."""
+    site = worst_site(evidence, group)
+    if site is None or site.tensor not in group.kept:
+        return (group.name,)
+    others = (other for other in evidence.groups if other is not group)
+    if site.tensor == group.tensor:
+        return (group.name, *(other.name for other in others if site.tensor in other.sites))
+    return (group.name, *(other.name for other in others if other.tensor == site.tensor))
 
 
 def advice(evidence: Evidence, group: GroupEvidence) -> str:
     """Returns in one line what to try for a group: the setting that its worst pair calls for, and how to release it."""
-    release = f"--exclude {group.name!r} keeps it in float"
+    names = " ".join(f"--exclude {name!r}" for name in release(evidence, group))
+    released = f"{names} {'keeps it' if names.count('--exclude') == 1 else 'keep both sides of that'} in float"
     site = worst_site(evidence, group)
-    if site is None or site.errors.relative < _NEARLY_EXACT:
-        return release
-    return f"{_cause(site)}; {release}"
+    if site is None or group.blame.get(site.tensor, 1.0) < _LITTLE:
+        return released
+    blame = f" ({group.blame[site.tensor]:.0%} of its noise)" if site.tensor in group.blame else ""
+    return f"{_cause(site, blame)}; {released}"
 
 
 def _belongs(site: SiteEvidence, group: GroupEvidence) -> bool:
     return site.tensor == group.tensor or site.role == "output" or not set(site.readers).isdisjoint(group.nodes)
 
 
-def _cause(site: SiteEvidence) -> str:
-    name = f"{site.role} {site.tensor!r}"
+def _cause(site: SiteEvidence, blame: str) -> str:
+    name = f"{site.role} {site.tensor!r}{blame}"
     if site.role in ("weight", "bias"):
-        if site.channels == 1:
-            return f"its {name} has one scale for all channels: try per_channel, or more bits"
-        return f"its {name} loses most ({site.errors.sqnr_db:.1f} dB): try a recipe for weights, or more bits"
+        if site.channels == 1 and site.role == "weight":
+            return f"{name} has one scale for all channels: try per_channel, or more bits"
+        return f"{name} is rounded to {site.errors.sqnr_db:.1f} dB: try a recipe for weights, or more bits"
     if site.clipping > _MOSTLY:
-        return f"{site.clipping:.0%} of the noise of its {name} is clipping: try --method minmax"
-    if site.step_rms < _FEW_STEPS:
-        return (
-            f"its {name} has a few large values, the others are {site.step_rms:.1f} steps: try --method percentile, "
-            "smoothing, or 16 bits"
-        )
-    return f"its {name} loses most ({site.errors.sqnr_db:.1f} dB): try 16 bits there"
+        return f"{name} loses most by clipping, {site.clipping:.0%} of what it loses: try --method minmax there"
+    if site.peak > _PEAKED:
+        return f"{name} has few values that are much larger than all others: try smoothing, 16 bits or percentile"
+    return f"{name} is rounded to {site.errors.sqnr_db:.1f} dB: try 16 bits there"

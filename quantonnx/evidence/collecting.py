@@ -1,4 +1,4 @@
-"""Gathers evidence: for a model that was just quantized, and for two files."""
+"""Gathers evidence: which passes over the data there are, and what is made of their sums."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from quantonnx.calibration.loading import weight_bytes
 from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.evidence.closer import Closer, look_closer
 from quantonnx.evidence.constants import constant_sites
 from quantonnx.evidence.findings import Errors, Evidence, GroupEvidence, SiteEvidence
 from quantonnx.evidence.groups import matched_groups
 from quantonnx.evidence.measuring import Subject, Survey
-from quantonnx.evidence.outputs import errors_at_outputs
 from quantonnx.evidence.running import totals
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
@@ -31,6 +31,7 @@ def collect_evidence(
     *,
     reference: Model | None = None,
     at_outputs: int = 0,
+    blame: int = 0,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -38,17 +39,20 @@ def collect_evidence(
     """Returns the errors of each matched group and each pair of a calibrated model.
 
     `samples` is what `open_samples` takes. `reference` is the float model to compare with, by default that of
-    `quantized`; give the one from before where weights or biases were corrected. For the `at_outputs` groups with the
-    largest isolated errors, what each does alone to the model's outputs is measured too, in further passes. Raises
-    CalibrationError before calibration, and DataError for samples that do not fit.
+    `quantized` before weights or biases were corrected. For the `at_outputs` groups with the
+    largest isolated errors, what each does alone to the model's outputs is measured too, and for `blame` of them which
+    of their pairs it is: in further passes, eight groups in each. Raises CalibrationError before calibration, and
+    DataError for samples that do not fit.
     """
     subject = subject_of(quantized, reference)
-    return measure(subject, samples, at_outputs=at_outputs, limit=limit, threads=threads, progress=progress)
+    return measure(
+        subject, samples, at_outputs=at_outputs, blame=blame, limit=limit, threads=threads, progress=progress
+    )
 
 
 def subject_of(quantized: QuantizedModel, reference: Model | None = None) -> Subject:
     """Returns what there is to measure of a calibrated model; see `collect_evidence`."""
-    exact = quantized.model if reference is None else reference
+    exact = reference or quantized.reference or quantized.model
     found = quantized.matches.resolve(quantized.model)
     groups = matched_groups(quantized.model, found, quantized.sites, quantized.matches.target)
     return Subject(exact, quantized.to_model(), groups, quantized.sites)
@@ -59,6 +63,7 @@ def measure(
     samples: Any,
     *,
     at_outputs: int = 0,
+    blame: int = 0,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -83,9 +88,18 @@ def measure(
         outputs |= survey.outputs(found)
     sites += constant_sites(subject.grafter())
     ranked = _shared(_ranked(groups))
-    alone, further = errors_at_outputs(subject, [group.name for group in ranked[:at_outputs]], run)
-    ranked = tuple(replace(group, at_outputs=alone.get(group.name, {})) for group in ranked)
+    names = [group.tensor for group in ranked]
+    closer, further = look_closer(subject, names[:at_outputs], names[:blame], run)
+    ranked = tuple(_with(group, closer.get(group.tensor)) for group in ranked)
     return Evidence(ranked, _sorted_sites(sites), outputs, seen, passes=parts + further)
+
+
+def _with(group: GroupEvidence, closer: Closer | None) -> GroupEvidence:
+    if closer is None:
+        return group
+    noise = group.isolated.noise
+    blame = {name: max(1 - left.noise / noise, 0.0) if noise else 0.0 for name, left in closer.without.items()}
+    return replace(group, at_outputs=closer.at_outputs, blame=blame)
 
 
 def _ranked(groups: Iterable[GroupEvidence]) -> list[GroupEvidence]:
@@ -93,7 +107,8 @@ def _ranked(groups: Iterable[GroupEvidence]) -> list[GroupEvidence]:
 
 
 def _sorted_sites(sites: Iterable[SiteEvidence]) -> tuple[SiteEvidence, ...]:
-    return tuple(sorted(sites, key=lambda site: -site.errors.relative))
+    """The worst first; biases last, since correction moves them on purpose."""
+    return tuple(sorted(sites, key=lambda site: (site.role == "bias", -site.errors.relative)))
 
 
 def _shared(groups: list[GroupEvidence]) -> tuple[GroupEvidence, ...]:

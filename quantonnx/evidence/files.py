@@ -13,16 +13,22 @@ from quantonnx.errors import ModelError, TargetError
 from quantonnx.evidence.collecting import measure
 from quantonnx.evidence.findings import Evidence
 from quantonnx.evidence.groups import matched_groups
-from quantonnx.evidence.measuring import Subject
+from quantonnx.evidence.measuring import Bench, Subject
+from quantonnx.inspecting import find_pairs
 from quantonnx.model import Model
+from quantonnx.placement import Placement
+from quantonnx.preparation import Feeding, prepared
 from quantonnx.provenance import provenance
-from quantonnx.quantized import insert_qdq
+from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.recalibration import float_view
 from quantonnx.rewriting import transform
 from quantonnx.target import Target, get_target
 
 Source = str | Path | bytes | Model
 Progress = Callable[[int, int | None], None]
+
+_SCALING = frozenset({"awq", "smooth_quant"})
+"""Steps of a recipe that scale inner values by what samples show, so that they cannot be done again here."""
 
 _CHANGED = (
     "the float model was smoothed before it was quantized, so inner values have no counterpart in the given one: "
@@ -37,6 +43,7 @@ def compare_layers(
     *,
     target: str | Path | Target | None = None,
     at_outputs: int = 0,
+    blame: int = 0,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -44,16 +51,14 @@ def compare_layers(
     """Returns the evidence of a quantized file beside the float one that it was made from, whoever made it.
 
     The file's metadata names target and configuration, by which the float model is fused and matched again; without
-    them, and without `target`, a group is a single operator that reads quantized values. `at_outputs` is that of
-    `collect_evidence`. Raises ModelError where no quantized value of the one model is a value of the other.
+    them, and without `target`, a group is a single operator that reads quantized values. `at_outputs` and
+    `blame` are those of `collect_evidence`. Raises ModelError where no operator that reads quantized
+    values is known by its name in the float model.
     """
     subject, notes = subject_of_files(float_source, quantized_source, target)
-    found = measure(subject, samples, at_outputs=at_outputs, limit=limit, threads=threads, progress=progress)
-    if not found.groups and not found.sites:
-        raise ModelError(
-            "no quantized value of the one model is a value of the other",
-            "give the float model that the quantized one was made from, and --target where another tool made it",
-        )
+    _check_groups(subject)
+    wanted: dict[str, Any] = {"limit": limit, "threads": threads, "progress": progress}
+    found = measure(subject, samples, at_outputs=at_outputs, blame=blame, **wanted)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -62,6 +67,7 @@ def subject_of_files(
 ) -> tuple[Subject, list[str]]:
     """Returns what there is to measure of two files, and what a person should know about it."""
     exact, quantized = Model.read(float_source), Model.read(quantized_source)
+    _check_inputs(exact, quantized)
     told = provenance(quantized.metadata)
     notes = []
     if told.get("model_sha256", exact.digest) != exact.digest:
@@ -72,11 +78,38 @@ def subject_of_files(
     config = _config(told)
     fused = transform(exact, target=_known(chosen))
     placed = insert_qdq(fused.model, fused.matches, config)
-    found = placed.matches.resolve(placed.model)
-    groups = matched_groups(placed.model, found, placed.sites, placed.matches.target)
-    if config.smooth_quant is None:
-        return Subject(placed.model, quantized, groups, placed.sites), notes
-    return Subject(float_view(quantized).model, quantized, groups, placed.sites), [*notes, _CHANGED]
+    model, placement = _equalized(placed)
+    groups = matched_groups(model, placed.matches.resolve(model), placement.sites, placed.matches.target)
+    if not any(step.name in _SCALING for step in config.steps):
+        return Subject(model, quantized, groups, placement.sites), notes
+    return Subject(float_view(quantized).model, quantized, groups, placement.sites), [*notes, _CHANGED]
+
+
+def _equalized(placed: QuantizedModel) -> tuple[Model, Placement]:
+    """The float model and its placement after the steps of the recipe that change inner values and need no samples."""
+    steps = tuple(step for step in placed.config.steps if step.name == "equalize")
+    config = placed.config.model_copy(update={"smooth_quant": None, "recipe": steps})
+    placement = Placement(placed.sites, placed.decisions)
+    return prepared(placed.model, placement, placed.matches, config, Feeding())
+
+
+def _check_inputs(exact: Model, quantized: Model) -> None:
+    given = [sorted(value.name for value in model.graph.inputs) for model in (exact, quantized)]
+    if given[0] != given[1]:
+        shown = [", ".join(names) for names in given]
+        raise ModelError(f"the inputs differ: {shown[0]} and {shown[1]}", "compare two versions of one model")
+
+
+def _check_groups(subject: Subject) -> None:
+    if Bench(subject).groups:
+        return
+    pairs = find_pairs(subject.quantized)
+    if not pairs.activations and not pairs.constants:
+        raise ModelError("the second model has no Q/DQ pair", "nothing is quantized, so no layer differs")
+    raise ModelError(
+        "no operator that is quantized in the one model is in the other",
+        "give the float model that the quantized one was made from",
+    )
 
 
 def _known(target: str | Path | Target) -> Target:

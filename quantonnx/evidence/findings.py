@@ -93,6 +93,12 @@ class SiteEvidence:
     zero_point: tuple[int, int] = (0, 0)
     channels: int = 1
 
+    @property
+    def peak(self) -> float:
+        """The largest magnitude over √mean(x²): large where few values are much larger than all others."""
+        mean = self.errors.signal / self.errors.count if self.errors.count else 0.0
+        return max(-self.seen[0], self.seen[1]) / math.sqrt(mean) if mean > 0 else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
         return asdict(self) | {"errors": self.errors.to_dict(), "accumulated": self.accumulated.to_dict()}
@@ -103,10 +109,12 @@ class GroupEvidence:
     """What quantizing one group does: one match of a pattern, which the target runs as one kernel.
 
     `name` is what `exclude` takes to leave it in float, `tensor` the value that it gives, `sites` the tensors whose
-    pairs it reads or gives. `isolated` is the error of that value where only this group is quantized and everything
+    pairs it reads or gives, `kept` those of them whose pairs stay, for the sake of other groups, where only this one is
+    released. `isolated` is the error of that value where only this group is quantized and everything
     before it is float; `accumulated` that in the quantized model; `at_outputs` that of each model output where only
-    this group is quantized, for the groups for which it was asked. `share` is the part of this group in the sum of all
-    isolated relative noise. `macs` are its multiply-accumulates, `float_us` and `integer_us` the times that the
+    this group is quantized, and `blame`, by tensor, the share of the isolated noise that would go with that one of its
+    pairs or constants: both for the groups for which they were asked. `share` is the part of this group in the sum of
+    all isolated relative noise. `macs` are its multiply-accumulates, `float_us` and `integer_us` the times that the
     target's cost model expects, None where it has none.
     """
 
@@ -117,11 +125,13 @@ class GroupEvidence:
     isolated: Errors
     accumulated: Errors
     sites: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     share: float = 0.0
     macs: int = 0
     float_us: float | None = None
     integer_us: float | None = None
     at_outputs: Mapping[str, Errors] = field(default_factory=dict)
+    blame: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def at_output(self) -> Errors | None:
@@ -134,12 +144,14 @@ class GroupEvidence:
             "isolated": self.isolated.to_dict(),
             "accumulated": self.accumulated.to_dict(),
             "at_outputs": {name: errors.to_dict() for name, errors in self.at_outputs.items()},
+            "blame": dict(self.blame),
         }
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a quantized model loses accuracy: groups and sites worst first by isolated error, and its outputs.
+    """Where a quantized model loses accuracy: groups and sites worst first by isolated error (biases
+    last, since correction moves them on purpose), and its outputs.
 
     `outputs` are the errors of the whole quantized model, `samples` the number that was seen, `passes` how often the
     data was read, `notes` what could not be measured, and why.

@@ -6,7 +6,7 @@ vectorized operators, and it is freed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from quantonnx.editing import Rewriter
 from quantonnx.evidence.findings import Errors
 from quantonnx.evidence.pairs import Row, along
 from quantonnx.model import Model
-from quantonnx.ordering import has_body
 
 Array = np.ndarray[Any, Any]
 Totals = Mapping[str, float]
@@ -95,13 +94,10 @@ class Gauges:
         )
 
     def close(self) -> None:
-        """Makes the measures the only outputs of the model, each as early as its operands allow."""
+        """Makes the measures the only outputs of the model."""
         named = {value.name: value for node in self.model.graph.nodes for value in node.outputs if value.name}
         list.__setitem__(self.model.graph.outputs, slice(None), [named[name] for name in self.outputs])
         self.model.sort()
-        nodes = self.model.graph.nodes
-        if not any(has_body(node) for node in nodes):  # a body reads values that its node does not list
-            list.__setitem__(nodes, slice(None), _as_needed(nodes, self.model.graph.outputs))
 
     def _float(self, value: gs.Tensor) -> gs.Tensor:
         """The value in float32; ONNX Runtime drops a Cast that changes nothing."""
@@ -125,22 +121,3 @@ class Gauges:
 
     def _add(self, op: str, inputs: list[gs.Tensor], name: str, attrs: dict[str, Any] | None = None) -> gs.Variable:
         return self.editor.insert(op, inputs, name, dict(attrs or {}))
-
-
-def _as_needed(nodes: Iterable[gs.Node], goals: Iterable[gs.Tensor]) -> list[gs.Node]:
-    """Returns the nodes in an order in which each goal comes as soon as it can, in the order of the goals."""
-    place = {id(node): index for index, node in enumerate(nodes)}
-    done: set[int] = set()
-    order: list[gs.Node] = []
-    for goal in goals:
-        waiting = [(goal.inputs[0], False)]
-        while waiting:
-            node, ready = waiting.pop()
-            if ready:
-                order.append(node)
-            elif id(node) not in done:
-                done.add(id(node))
-                before = {id(n): n for value in node.inputs for n in value.inputs if id(n) not in done}
-                waiting.append((node, True))
-                waiting += [(found, False) for found in sorted(before.values(), key=lambda n: -place[id(n)])]
-    return order

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from quantonnx.model import Model
 from quantonnx.ordering import body_reads, has_body
 from quantonnx.weights import to_onnx_dtype
 
+_RECTIFIERS = frozenset({"Clip", "Relu"})
 _LARGEST_COMPARED = 1 << 20
 """Bytes of the constants that are compared number by number to find out whether both models have the same."""
 
@@ -24,11 +26,23 @@ _LARGEST_COMPARED = 1 << 20
 @dataclass(frozen=True)
 class Slice:
     """A part of the quantized model that gives the value `seen`: its nodes in an order that runs, and the float values
-    that it reads, by the identity of what they are in the quantized model."""
+    that it reads, by the identity of what they are in the quantized model.
+
+    `aliases` are values of the quantized model, by the identity of those in whose place they stand.
+    """
 
     seen: gs.Tensor
     nodes: tuple[gs.Node, ...]
     bound: Mapping[int, gs.Tensor]
+    aliases: Mapping[int, gs.Tensor] = field(default_factory=dict)
+
+    def with_alias(self, value: gs.Tensor, other: gs.Tensor) -> Slice:
+        """Returns the same with another value of the quantized model in the place of one."""
+        return replace(self, aliases={**self.aliases, id(value): other})
+
+    def with_bound(self, value: gs.Tensor, exact: gs.Tensor) -> Slice:
+        """Returns the same with a value of the float model in the place of one."""
+        return replace(self, bound={**self.bound, id(value): exact})
 
 
 class Grafter:
@@ -44,6 +58,7 @@ class Grafter:
         self.nodes = {node.name: node for node in base.graph.nodes}
         self.tensors = base.tensors()
         self.outputs = list(base.graph.outputs)
+        self._quantized_nodes = {node.name for node in quantized.graph.nodes}
         self.quantized_tensors = quantized.tensors()
         self._own = list(base.graph.nodes)
         self._places = {id(node): place for place, node in enumerate(quantized.graph.nodes)}
@@ -56,12 +71,18 @@ class Grafter:
         return found if found is not None and (found.op, found.domain) == (node.op, node.domain) else None
 
     def float_value(self, value: gs.Tensor) -> gs.Tensor | None:
-        """Returns the float model's value for one of the quantized model; None for what quantization brought."""
+        """Returns the float model's value for one of the quantized model; None for what quantization brought.
+
+        Where the quantized model has no Relu or Clip because a pair does its work, it is the value behind that.
+        """
         node = value.inputs[0] if value.inputs else None
-        if node is None:
+        twin = None if node is None else self.original(node)
+        if node is None or twin is None:
             return self.tensors.get(value.name)
-        twin = self.original(node)
-        return self.tensors.get(value.name) if twin is None else twin.outputs[_place(node, value)]
+        found = twin.outputs[_place(node, value)]
+        readers = found.outputs
+        dropped = len(readers) == 1 and readers[0].op in _RECTIFIERS and readers[0].name not in self._quantized_nodes
+        return readers[0].outputs[0] if dropped else found
 
     def slice(self, nodes: Collection[str], seen: gs.Tensor) -> Slice:
         """Returns the part of the quantized model from float values to `seen`: the named nodes, the pairs at their
@@ -81,12 +102,12 @@ class Grafter:
                 inside[id(node)] = node
                 waiting += node.inputs
             else:
-                bound[id(value)] = twin.outputs[_place(node, value)]
+                bound[id(value)] = self.float_value(value)
         return Slice(seen, tuple(sorted(inside.values(), key=lambda node: self._places[id(node)])), bound)
 
     def side(self, part: Slice, prefix: str) -> gs.Tensor:
         """Copies a part of the quantized model so that it reads float values; returns what it gives."""
-        return self.copy(part.nodes, part.bound, prefix)[id(part.seen)]
+        return self.copy(part.nodes, part.bound, prefix, part.aliases)[id(part.seen)]
 
     def later(self, value: gs.Tensor, other: gs.Tensor, prefix: str) -> dict[str, gs.Tensor]:
         """Copies all float nodes that need a value, so that they read another one; returns changed graph outputs."""
@@ -103,13 +124,25 @@ class Grafter:
         bound: dict[int, gs.Tensor] = {id(value): self.tensors[value.name] for value in self.quantized.graph.inputs}
         return self.copy(self.quantized.graph.nodes, bound, prefix)
 
-    def copy(self, nodes: Iterable[gs.Node], bound: Mapping[int, gs.Tensor], prefix: str) -> dict[int, gs.Tensor]:
-        """Copies nodes, which must be in an order that runs; returns all values by the identity of what they copy."""
+    def copy(
+        self,
+        nodes: Iterable[gs.Node],
+        bound: Mapping[int, gs.Tensor],
+        prefix: str,
+        aliases: Mapping[int, gs.Tensor] = MappingProxyType({}),
+    ) -> dict[int, gs.Tensor]:
+        """Copies nodes, which must be in an order that runs; returns all values by the identity of what they copy.
+
+        Values in `bound` are known, those in `aliases` are others of the same model; what gives them is not needed.
+        """
         values = dict(bound)
         for node in nodes:
             inputs = [self._value(value, values) for value in node.inputs]
             for value, copied in zip(node.outputs, self._copied(node, inputs, values, prefix), strict=True):
-                values[id(value)] = copied
+                values.setdefault(id(value), copied)
+            for value in node.outputs:
+                if id(value) in aliases:
+                    values[id(value)] = self._value(aliases[id(value)], values)
         return values
 
     def _copied(

@@ -43,6 +43,7 @@ class Subject:
 class _GroupGauges:
     group: Group
     sites: tuple[str, ...]
+    kept: tuple[str, ...]
     isolated: ErrorGauge
     accumulated: ErrorGauge
 
@@ -91,6 +92,8 @@ class Survey:
         self.grafter, self.model, self.gauges = bench.grafter, bench.model, bench.gauges
         self._whole = self.grafter.whole("quantized/")
         self._of_node = {id(row.quantize): row for row in bench.rows}
+        self._sites_of = {group.tensor: self._sites_in(part) for group, part in bench.groups}
+        self._closed = {group.tensor for group, _ in bench.groups if group.closed}
         self._groups = [self._group(i, *found) for i, found in enumerate(bench.groups) if i % parts == part]
         rows = [row for index, row in enumerate(bench.rows) if index % parts == part]
         self._sites = [gauges for row in rows if (gauges := self._site(row)) is not None]
@@ -108,6 +111,7 @@ class Survey:
                 isolated=found.isolated.read(totals),
                 accumulated=found.accumulated.read(totals),
                 sites=found.sites,
+                kept=found.kept,
                 macs=found.group.macs,
                 float_us=found.group.times[0] if found.group.times else None,
                 integer_us=found.group.times[1] if found.group.times else None,
@@ -128,10 +132,17 @@ class Survey:
         result = self.grafter.side(part, f"group_{index}/")
         return _GroupGauges(
             group,
-            self._sites_in(part),
+            self._sites_of[group.tensor],
+            tuple(name for name in self._sites_of[group.tensor] if self._stays(name, group)),
             self.gauges.errors(exact, result),
             self.gauges.errors(exact, self._whole[id(part.seen)]),
         )
+
+    def _stays(self, tensor: str, group: Group) -> bool:
+        """True for a pair that another group gives to all readers, or asks for where this one gives the value."""
+        if tensor != group.tensor:
+            return tensor in self._closed
+        return any(tensor in names for name, names in self._sites_of.items() if name != tensor)
 
     def _sites_in(self, part: Slice) -> tuple[str, ...]:
         """The tensors, in the words of the float model, whose pairs or codes a part of the model has."""
