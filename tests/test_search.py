@@ -429,3 +429,23 @@ def test_wrong_options_are_one_line(
     assert words in told
     assert "\n" not in told
     assert not (files / "out.onnx").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- a real network
+
+
+@pytest.mark.real
+def test_a_trained_network_reaches_a_bar_with_little_in_float(tmp_path: Path) -> None:
+    from test_real_models import available
+
+    model = available("fashion_mobilenet_v3")
+    data = [np.load(model.parent / f"fashion_mobilenet_v3_{part}.npz") for part in ("calib", "eval")]
+    samples, evaluation = ({"image": part["image"][:count]} for part, count in zip(data, (48, 150), strict=True))
+    start = find_config(model, samples, goal=Goal(min_sqnr=-100), evaluation=evaluation)
+    found = find_config(model, samples, goal=Goal(min_sqnr=start.score.sqnr_db + 1.5), evaluation=evaluation)
+    assert found.reached
+    assert found.changes
+    assert found.best.float_macs - start.best.float_macs <= 0.15
+    (tmp_path / "found.yaml").write_text(found.to_yaml(), encoding="utf-8")
+    again = qx.quantize(model, samples, config=qx.QuantConfig.load(tmp_path / "found.yaml"))
+    assert again.to_onnx() == found.quantized.to_onnx()
