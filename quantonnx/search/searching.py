@@ -27,7 +27,7 @@ from quantonnx.search.candidates import Candidate, raised, ranked
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
-from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
+from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, changes_activations, remaining
 from quantonnx.target import Patterns, Target
 
 BUDGET = 24
@@ -35,6 +35,9 @@ BUDGET = 24
 
 EVIDENCE_SAMPLES, EVIDENCE_GROUPS = 16, 64
 """Samples that evidence is gathered on, and the groups whose effect on the outputs is measured."""
+
+_CONFIRMED = 5
+"""Configurations that met the bar as trials, of which the cheapest is taken that meets it as `quantize` makes it."""
 
 _SPARED = 0.02
 """Of all noise: a candidate that takes away less may turn out not to be needed, whatever its noise predicts."""
@@ -153,9 +156,6 @@ class Search:
             return self._found(trials, first, "" if first.reached else "nothing is quantized, all is float")
         order = self._order(trials)
         best = self._confirmed(trials, self._least(trials, order, first))
-        if not best.reached and not trials.spent and any(trial.reached for trial in trials.done):
-            trials.only_exact = True  # what quick trials met by a hair has to be met without them
-            best = self._confirmed(trials, self._least(trials, order, first))
         return self._found(trials, best, "" if best.reached else _limit(trials, order))
 
     def _trials(self, progress: Progress | None) -> Trials:
@@ -171,9 +171,15 @@ class Search:
         return Trials(quantizing, evaluation, self.budget, progress)
 
     def _confirmed(self, trials: Trials, best: Trial) -> Trial:
-        found = trials.trial(best.given_up, final=True)
-        assert found is not None
-        return found
+        """The best as `quantize` makes it; where that misses a bar that was met by a hair, the next best."""
+        met = sorted((trial for trial in trials.done if trial.reached), key=lambda trial: trial.price)
+        made = []
+        for each in [best, *(trial for trial in met if trial is not best)][:_CONFIRMED]:
+            found = trials.trial(each.given_up, final=True)
+            if found is not None and found.reached:
+                return found
+            made += [found] if found is not None else []
+        return min(made, key=lambda trial: self.goal.shortfall(trial.score))
 
     def _order(self, trials: Trials) -> list[Candidate]:
         """What can be given up, the most worthwhile first."""
@@ -186,7 +192,7 @@ class Search:
         return collect_evidence(
             quantized,
             self.evaluation if self.samples is None else self.samples,
-            reference=None if quantized.config.steps else self.placed.model,
+            reference=None if changes_activations(quantized) else self.placed.model,
             at_outputs=EVIDENCE_GROUPS,
             limit=EVIDENCE_SAMPLES,
             threads=self.threads,

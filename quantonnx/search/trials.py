@@ -37,6 +37,11 @@ class Trial:
     reached: bool
     float_macs: float
 
+    @property
+    def price(self) -> float:
+        """The microseconds that it costs, as estimated."""
+        return sum(candidate.price for candidate in self.given_up)
+
 
 class Quantizing:
     """Makes the quantized model of any configuration of a placed one.
@@ -76,7 +81,12 @@ def statistics_do(placed: QuantizedModel) -> bool:
     """Returns whether statistics give what samples would: no recipe changes activations, nor is a method to be found by
     running the quantized model."""
     found = any(str(site.ranging.method) == "auto" for site in placed.activation_sites)
-    return not found and not placed.config.steps and not getattr(placed.matches.target, "recipe", ())
+    return not found and not changes_activations(placed)
+
+
+def changes_activations(placed: QuantizedModel) -> bool:
+    """Returns whether a recipe, of the configuration or of the target, comes before calibration."""
+    return bool(placed.config.steps or getattr(placed.matches.target, "recipe", ()))
 
 
 class Trials:
@@ -90,7 +100,6 @@ class Trials:
         self.budget = budget
         self.done: list[Trial] = []
         self.spent = False
-        self.only_exact = False
         self._measured: dict[bytes, Trial] = {}
         self._progress = progress
         self._known: dict[tuple[bool, frozenset[tuple[str, bool]]], Trial | None] = {}
@@ -110,13 +119,12 @@ class Trials:
 
         A `final` one is exactly what `quantize` makes, and measured whatever the budget.
         """
-        exact = final or self.only_exact
-        key = exact, frozenset((candidate.group.name, candidate.rules is None) for candidate in given_up)
+        key = final, frozenset((candidate.group.name, candidate.rules is None) for candidate in given_up)
         if key not in self._known:
             if len(self.done) >= self.budget and not final:
                 self.spent = True
                 return None
-            self._known[key] = self._tried(tuple(given_up), exact=exact)
+            self._known[key] = self._tried(tuple(given_up), exact=final)
         return self._known[key]
 
     def quantized(self, given_up: Sequence[Candidate], *, exact: bool) -> QuantizedModel:
