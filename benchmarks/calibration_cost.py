@@ -28,11 +28,12 @@ import onnxruntime as ort
 
 import quantonnx as qx
 from quantonnx.algorithms.bias_correction import means_needed
+from quantonnx.calibrating import with_statistics
 from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.ranges import parse_method
 from quantonnx.calibration.samples import InputSpec, input_specs
 from quantonnx.calibration.session import Collector
-from quantonnx.quantized import QuantizedModel, insert_qdq, with_statistics
+from quantonnx.quantized import QuantizedModel, insert_qdq
 
 METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse")
 TARGETS = ("onnxruntime", "tensorrt")

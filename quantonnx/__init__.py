@@ -8,6 +8,7 @@ qx.quantize("resnet50.onnx", samples, target="onnxruntime").save("resnet50.int8.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantonnx.calibrating import calibrate
     from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.ranges import Method as CalibrationMethod
     from quantonnx.config import OpsToSkip, QuantConfig, SmoothQuantConfig, TensorQuantConfig
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     )
     from quantonnx.pipeline import quantize
     from quantonnx.plan import Plan
-    from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
+    from quantonnx.quantized import QuantizedModel, insert_qdq
     from quantonnx.rewriting import make_plan, transform
     from quantonnx.surveying import collect_statistics
     from quantonnx.target import BiasKind, FormatRequest, Target, get_target, known_targets
@@ -150,11 +151,8 @@ _HOMES = {
     ),
     "quantonnx.pipeline": ("quantize",),
     "quantonnx.plan": ("Plan",),
-    "quantonnx.quantized": (
-        "QuantizedModel",
-        "calibrate",
-        "insert_qdq",
-    ),
+    "quantonnx.calibrating": ("calibrate",),
+    "quantonnx.quantized": ("QuantizedModel", "insert_qdq"),
     "quantonnx.rewriting": (
         "make_plan",
         "transform",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
+from quantonnx.calibration.methods import Method
 from quantonnx.config import OpsToSkip
 from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import ConfigError, TargetError
@@ -120,8 +121,7 @@ class Asker:
             raise ConfigError(f"{rules}: {error.message} for {slot.tensor.name!r}", error.hint) from None
 
     def _ranging(self, slot: Slot, fmt: TensorFormat, outcome: Outcome) -> Ranging:
-        default = self.target.method if slot.kind == "activation" else self.target.weight_method
-        found = ranging_of(outcome.said, default)
+        found = ranging_of(outcome.said, self.target.method if slot.kind == "activation" else Method.MINMAX.value)
         chosen = "calibration_method" in outcome.said
         if fmt.float8 and found.method.needs_even_steps:
             if chosen:

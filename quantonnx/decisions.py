@@ -30,10 +30,14 @@ class Decider(Enum):
     CONSTANT = "calibration: a constant has no range that samples show"
     GLUE = "the target: operators without weights are integer only between integer ones"
     SMOOTH = "SmoothQuant: what stands between the norm and the operators that read it"
+    AWQ = "AWQ: what gives the activation, and what else reads it"
+    SCALE = "scaled inputs: outlier channels in front of linear layers"
     EQUALIZE = "equalization: what stands between two linear operators"
+    STATISTICS = "statistics in place of samples"
     SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"
     RANGES = "the ranges that calibration saw"
+    METHOD = "calibration: the method of least error at the outputs"
     BODY = "control flow: bodies of If, Loop and Scan are kept as they are"
 
 

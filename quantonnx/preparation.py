@@ -6,16 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantonnx.algorithms.awq import scale_activations
 from quantonnx.algorithms.equalization import equalize
+from quantonnx.algorithms.input_scaling import scale_inputs
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig, RecipeStep
+from quantonnx.config.recipe import Recipe
 from quantonnx.decisions import Decider, Decision
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
 from quantonnx.rewriting import Matches
 from quantonnx.sites import readers_of_pairs
 from quantonnx.slots import rules_of
+from quantonnx.target import Target
 
 ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
 Progress = Callable[[int, int | None], None]
@@ -40,11 +45,21 @@ def prepared(
     Each step places anew: weights that others read too get twins with names of their own.
     """
     told: list[Decision] = []
-    for step in config.steps:
-        model, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
+    for step in steps_of(config, matches.target):
+        if step.name not in _STEPS:
+            continue
+        changed, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
         told += (Decision(each.activation, each.reason, _DECIDERS[step.name]) for each in refused)
-        placement = place(model, matches, config)
+        placement = placement if changed is model else place(changed, matches, config)
+        model = changed
     return model, Placement(placement.sites, (*placement.decisions, *told))
+
+
+def steps_of(config: QuantConfig, target: Target) -> Recipe:
+    """Returns the recipe: that of the user, or that of the target where the user says nothing of it."""
+    if config.steps or "recipe" in config.model_fields_set:
+        return config.steps
+    return tuple(RecipeStep.model_validate({name: {}}) for name in target.recipe)
 
 
 def _equalized(
@@ -80,5 +95,41 @@ def _without_smoothing(model: Model, placement: Placement, matches: Matches, con
     return lambda names: skipped.first(names) or (None if floats.isdisjoint(names) else "linear layers in float")
 
 
-_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed}
-_DECIDERS = {"equalize": Decider.EQUALIZE, "smooth_quant": Decider.SMOOTH}
+def _divided(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    samples = open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
+    done = scale_activations(
+        model,
+        placement.sites,
+        samples,
+        step.settings,
+        skip=rules_of(config.skip.smooth, "skip.smooth").first,
+        threads=feeding.threads,
+        progress=feeding.progress,
+    )
+    return done.model, done.refused
+
+
+def _scaled(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    done = scale_inputs(
+        model,
+        placement.sites,
+        feeding.samples,
+        least_gain=step.settings.least_gain,
+        skip=rules_of(step.settings.skip, "recipe.scale_inputs.skip").first,
+        forward_loop=feeding.forward_loop,
+        threads=feeding.threads,
+    )
+    return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
+
+
+_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "scale_inputs": _scaled, "awq": _divided}
+_DECIDERS = {
+    "equalize": Decider.EQUALIZE,
+    "smooth_quant": Decider.SMOOTH,
+    "scale_inputs": Decider.SCALE,
+    "awq": Decider.AWQ,
+}

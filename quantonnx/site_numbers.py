@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from quantonnx.calibration.ranges import Method, choose_range
+from quantonnx.calibration.methods import Method, RangeMethod
+from quantonnx.calibration.ranges import choose_range
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.calibration.weight_ranges import least_error_range
 from quantonnx.errors import CalibrationError, ConfigError
 from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.insertion import INT32_MAX
+from quantonnx.method_choice import FALLBACK
 from quantonnx.model import Model
 from quantonnx.ranging import Ranging
 from quantonnx.sites import Site
@@ -22,10 +24,22 @@ Key = tuple[str, TensorFormat, Ranging]
 
 
 class SiteNumbers:
-    """The numbers of sites as they are found: `parameters` by site, `ranges` by the tensor that samples showed."""
+    """The numbers of sites as they are found: `parameters` by site, `ranges` by the tensor that samples showed.
 
-    def __init__(self, model: Model, statistics: Mapping[str, TensorStatistics]) -> None:
+    `automatic` finds ranges where the method is `auto`; `constants` are numbers of constants that were found before,
+    and takes up those that are found.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        statistics: Mapping[str, TensorStatistics],
+        automatic: RangeMethod = FALLBACK,
+        constants: dict[Site, Parameters] | None = None,
+    ) -> None:
         self.model = model
+        self.automatic = automatic
+        self._constants: dict[Site, Parameters] = {} if constants is None else constants
         self.statistics = statistics
         self.tensors = model.tensors()
         self.parameters: dict[Site, Parameters] = {}
@@ -47,12 +61,9 @@ class SiteNumbers:
 
     def constant(self, site: Site) -> None:
         """Takes the range of the values, or that of least error, per channel or group where the format says so."""
-        fixed = self._fixed(site)
-        if fixed is None:
-            low, high = site.ranging.range or self._extent(site)
-            least = low + np.float32(site.ranging.min_range or 0)
-            fixed = site.format.parameters(low, np.maximum(high, least), site.float_type)
-        self._keep(site, fixed)
+        if site not in self._constants:
+            self._constants[site] = self._fixed(site) or self._of_values(site)
+        self._keep(site, self._constants[site])
 
     def widen_for_bias(self, site: Site) -> None:
         """Raises the scale of weight channels so far that the bias fits into int32; only near-dead ones need it."""
@@ -73,6 +84,11 @@ class SiteNumbers:
         size = self.tensors[site.tensor].shape[0]
         scale = np.asarray(activation.scale * self.parameters[weight].scale, np.float32)
         self.parameters[site] = Parameters(np.broadcast_to(scale, (size,)).copy(), np.zeros(size, np.int32))
+
+    def _of_values(self, site: Site) -> Parameters:
+        low, high = site.ranging.range or self._extent(site)
+        least = low + np.float32(site.ranging.min_range or 0)
+        return site.format.parameters(low, np.maximum(high, least), site.float_type)
 
     def _extent(self, site: Site) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         values = self._values(site)
@@ -103,7 +119,9 @@ class SiteNumbers:
             return site.ranging.range
         if site.source not in self.statistics:
             raise CalibrationError(f"{site.source!r} saw no data", "check that the samples reach it")
-        return choose_range(self.statistics[site.source], site.ranging.method, site.format)
+        method = site.ranging.method
+        method = self.automatic if method.kind is Method.AUTO else method
+        return choose_range(self.statistics[site.source], method, site.format)
 
     def _values(self, site: Site) -> np.ndarray[Any, Any]:
         value: gs.Constant = self.tensors[site.tensor]

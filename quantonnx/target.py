@@ -60,7 +60,7 @@ class Target:
     input already comes from a quantized operator, because on their own they would cost more than they gain; so are
     the matches that `memory_bound` names.
 
-    `method` chooses ranges of activations where the user does not, `weight_method` (minmax or mse) those of weights;
+    `method` chooses ranges of activations where the user does not, `recipe` names the algorithms that come before;
     `known_ranges` are those of the results of operators that need no samples. `refuses` says why a format that a user
     asks for does not exist on the target, and what to use instead.
 
@@ -80,7 +80,7 @@ class Target:
     weight: TensorFormat
     bias: BiasKind
     method: str = "minmax"
-    weight_method: str = "minmax"
+    recipe: tuple[str, ...] = ()
     float_types: frozenset[str] = frozenset({"float32"})
     glue: frozenset[str] = frozenset()
     memory_bound: Callable[[Pattern], bool] = field(default=lambda found: False)

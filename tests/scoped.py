@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from models import parse
 
+from quantonnx.calibrating import calibrate
 from quantonnx.config import QuantConfig
-from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
+from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import transform
 from quantonnx.sites import Site
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,18 +14,21 @@ from onnx import numpy_helper
 from test_weight_layers import layer_of
 
 import quantonnx as qx
-from quantonnx.algorithms.adaround import AdaRoundSettings, Search, beta_at, descended, learned
-from quantonnx.algorithms.awq import AwqSettings, Scaling, scale_activations, scaling
-from quantonnx.algorithms.gptq import GptqSettings
-from quantonnx.algorithms.grids import Problem
+from quantonnx.algorithms.adaround import AdaRound, beta_at, descended, learned
+from quantonnx.algorithms.awq import Awq, Scaling, scale_activations, scaling
+from quantonnx.algorithms.gptq import Gptq
+from quantonnx.algorithms.grids import Problem, Rounded
 from quantonnx.algorithms.layerwise import Pace, change_weights
 from quantonnx.algorithms.scale_search import RATIOS, searched
 from quantonnx.algorithms.second_moments import squared_error
 from quantonnx.algorithms.weight_steps import WeightStep
+from quantonnx.calibrating import calibrate
+from quantonnx.config import RecipeStep
+from quantonnx.config.recipe import Search
 from quantonnx.errors import ConfigError, PlanError
 from quantonnx.formats import Parameters, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
-from quantonnx.quantized import QuantizedModel, calibrate
+from quantonnx.quantized import QuantizedModel
 
 Array = np.ndarray
 ROWS, INPUTS, OUTPUTS = 64, 12, 5
@@ -90,7 +94,7 @@ def gptq(case: Problem, percent: float, *, by_size: bool, static: bool) -> Array
 @pytest.mark.parametrize("by_size", [False, True])
 def test_gptq_is_the_papers(name: str, by_size: bool) -> None:
     case = problem(FORMATS[name])
-    settings = GptqSettings(damp_percent=0.05, desc_act=by_size, static_groups=by_size)
+    settings = Gptq(damp_percent=0.05, desc_act=by_size, static_groups=by_size)
     found = settings.round(case)
     scale, zero_point = case.steps(found.parameters)
     expected = gptq(case, 0.05, by_size=by_size, static=by_size)
@@ -99,7 +103,7 @@ def test_gptq_is_the_papers(name: str, by_size: bool) -> None:
 
 def test_gptq_of_a_transposed_gemm_with_groups() -> None:
     case = problem(TensorFormat(n_bits=4, axis=1, group_size=4), "Gemm")
-    found = GptqSettings(damp_percent=0.05).round(case)
+    found = Gptq(damp_percent=0.05).round(case)
     assert found.parameters.scale.shape == (5, 3)
     scale, zero_point = case.steps(found.parameters)
     expected = gptq(case, 0.05, by_size=False, static=False)
@@ -108,12 +112,12 @@ def test_gptq_of_a_transposed_gemm_with_groups() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = problem(FORMATS["per channel"])
-    whole = GptqSettings().round(case).codes
+    whole = Gptq().round(case).codes
     monkeypatch.setattr("quantonnx.algorithms.gptq._BLOCK", 5)
-    np.testing.assert_array_equal(GptqSettings().round(case).codes, whole)
+    np.testing.assert_array_equal(Gptq().round(case).codes, whole)
 
 
-def adaround(case: Problem, x: Array, settings: AdaRoundSettings) -> Array:
+def adaround(case: Problem, x: Array, settings: AdaRound) -> Array:
     """Nagel et al. 2020: equations 21 (soft rounding), 23 (rectified sigmoid), 24 (regularizer) and 25, on data; the
     loss is taken in steps of the weight and of the mean square of the inputs. Adam as in Kingma and Ba, algorithm 1."""
     scale, zero_point = (each[0] for each in case.steps())
@@ -145,7 +149,7 @@ def adaround(case: Problem, x: Array, settings: AdaRoundSettings) -> Array:
 @pytest.mark.parametrize("name", ["per tensor", "per channel", "asymmetric", "groups"])
 def test_adaround_is_the_papers(name: str) -> None:
     case = problem(FORMATS[name])
-    settings = AdaRoundSettings(search=Search.GRADIENT, iterations=400, learning_rate=0.03, search_scales=False)
+    settings = AdaRound(search=Search.GRADIENT, iterations=400, learning_rate=0.03, search_scales=False)
     found = learned(case, case.second, settings)[0]
     expected = adaround(case, inputs(), settings)
     assert (found == expected).mean() >= 0.98, "float32 and float64 may part at a tie"
@@ -180,8 +184,8 @@ def test_no_single_code_is_better_after_descent(name: str) -> None:
 
 def test_adaround_by_descent_is_better_than_gptq_and_rounding() -> None:
     case = problem(FORMATS["per channel"])
-    ours = AdaRoundSettings(search_scales=False, damp_percent=0.0).round(case)
-    theirs = GptqSettings(damp_percent=0.0).round(case)
+    ours = AdaRound(search_scales=False, damp_percent=0.0).round(case)
+    theirs = Gptq(damp_percent=0.0).round(case)
     assert error_of(case, ours.codes) <= error_of(case, theirs.codes) < error_of(case, case.plain())
 
 
@@ -237,8 +241,14 @@ def placed(proto: onnx.ModelProto, config: qx.QuantConfig = W4, target: str = "o
     return qx.insert_qdq(fused.model, fused.matches, config)
 
 
+def moved_by(quantized: QuantizedModel, data: Any, *steps: WeightStep) -> QuantizedModel:
+    recipe = tuple(RecipeStep(**{type(step).__name__.lower(): step}) for step in steps)
+    config = quantized.config.model_copy(update={"recipe": recipe})
+    return calibrate(replace(quantized, config=config), data)
+
+
 def awq(proto: onnx.ModelProto, **settings: object) -> tuple[QuantizedModel, Scaling]:
-    quantized, told = placed(proto), AwqSettings(**settings)  # type: ignore[arg-type]
+    quantized, told = placed(proto), Awq(**settings)  # type: ignore[arg-type]
     found = scale_activations(quantized.model, quantized.sites, samples(), told)
     assert_same_results(quantized.model, found.model)
     return quantized, found
@@ -311,12 +321,12 @@ def test_scaling_is_balanced() -> None:
 DEEP = "p = Gemm<transB=1>(x, u, c) q = Relu(p) r = MatMul(q, v) s = Add(r, d) t = LeakyRelu(s) y = MatMul(t, w)"
 DEEP_WEIGHTS = ", float[12,12] u, float[12] c, float[12,12] v, float[12] d"
 STEPS = {
-    "gptq": GptqSettings(),
-    "gptq, float inputs": GptqSettings(true_sequential=False, static_groups=True, desc_act=True),
-    "gptq, asymmetric": GptqSettings(asymmetric=True, search_scales=True),
-    "adaround": AdaRoundSettings(),
-    "adaround by gradient": AdaRoundSettings(search=Search.GRADIENT, iterations=200, learning_rate=0.03),
-    "awq": AwqSettings(),
+    "gptq": Gptq(),
+    "gptq, float inputs": Gptq(true_sequential=False, static_groups=True, desc_act=True),
+    "gptq, asymmetric": Gptq(asymmetric=True, search_scales=True),
+    "adaround": AdaRound(),
+    "adaround by gradient": AdaRound(search=Search.GRADIENT, iterations=200, learning_rate=0.03),
+    "awq": Awq(),
 }
 
 
@@ -332,7 +342,7 @@ def sqnr(proto: onnx.ModelProto, quantized: QuantizedModel) -> float:
 @pytest.mark.parametrize("name", STEPS)
 def test_the_file_holds_the_codes_that_were_chosen(name: str) -> None:
     proto = network(DEEP, DEEP_WEIGHTS)
-    quantized = calibrate(placed(proto), samples(), weight_steps=[STEPS[name]])
+    quantized = moved_by(placed(proto), samples(), STEPS[name])
     assert quantized.parameters is not None
     stored = {item.name: numpy_helper.to_array(item) for item in quantized.to_onnx().graph.initializer}
     for site in quantized.weight_sites:
@@ -347,14 +357,14 @@ def test_the_file_holds_the_codes_that_were_chosen(name: str) -> None:
 def test_the_outputs_come_nearer_to_float(name: str) -> None:
     proto = network(DEEP, DEEP_WEIGHTS)
     plain = calibrate(placed(proto), samples())
-    assert sqnr(proto, calibrate(placed(proto), samples(), weight_steps=[STEPS[name]])) > sqnr(proto, plain)
+    assert sqnr(proto, moved_by(placed(proto), samples(), STEPS[name])) > sqnr(proto, plain)
 
 
 def test_steps_follow_each_other() -> None:
     proto = network(DEEP, DEEP_WEIGHTS)
     config = W4.model_copy(update={"bias_correction": False})
-    both = calibrate(placed(proto, config), samples(), weight_steps=[AwqSettings(), GptqSettings(static_groups=True)])
-    alone = calibrate(placed(proto, config), samples(), weight_steps=[AwqSettings()])
+    both = moved_by(placed(proto, config), samples(), Awq(), Gptq(static_groups=True))
+    alone = moved_by(placed(proto, config), samples(), Awq())
     assert both.parameters is not None
     assert alone.parameters is not None
     first = both.weight_sites[0]
@@ -374,13 +384,13 @@ def images(count: int = 12, seed: int = 3) -> list[dict[str, Array]]:
     return [{"x": np.cumsum(rng.normal(size=(1, 3, 8, 8)), axis=3).astype(np.float32)} for _ in range(count)]
 
 
-@pytest.mark.parametrize("step", [GptqSettings(), AdaRoundSettings(asymmetric=True), AwqSettings()], ids=str)
+@pytest.mark.parametrize("step", [Gptq(), AdaRound(asymmetric=True), Awq()], ids=str)
 def test_convolutions_with_quantized_activations(step: WeightStep) -> None:
     proto = parse(CONVS)
     config = qx.QuantConfig(preset="w4a8", keep_slow=True)
     feeds = images()
     plain = calibrate(placed(proto, config), feeds)
-    moved = calibrate(placed(proto, config), feeds, weight_steps=[step])
+    moved = moved_by(placed(proto, config), feeds, step)
     assert len(moved.weight_changes) == 3
     others = images(8, seed=9)
     expected = np.concatenate([run(proto, feed)["y"] for feed in others])
@@ -404,7 +414,7 @@ def test_biases_take_up_the_mean_error(asymmetric: bool) -> None:
         plain.sites,
         quantized.parameters,
         images(),
-        GptqSettings().round,
+        Gptq().round,
         pace=Pace(sequential=asymmetric, asymmetric=asymmetric),
     )
     assert len(change.corrected) == 3
@@ -423,26 +433,54 @@ def means(model: Model, name: str) -> Array:
 def test_without_bias_correction_biases_stay() -> None:
     proto = parse(CONVS)
     config = qx.QuantConfig(preset="w4a8", keep_slow=True, bias_correction=False)
-    moved = calibrate(placed(proto, config), images(), weight_steps=[GptqSettings()])
+    moved = moved_by(placed(proto, config), images(), Gptq())
     for name in "abc":
         expected = next(numpy_helper.to_array(item) for item in proto.graph.initializer if item.name == name)
         np.testing.assert_array_equal(moved.model.array(moved.model.find(name)), expected)
 
 
+@pytest.mark.parametrize("sequential", [True, False])
+def test_inputs_come_from_what_is_rounded_before(sequential: bool) -> None:
+    """The layers before the one asked for are rounded plainly, and seen so."""
+    quantized = calibrate(placed(network(DEEP, DEEP_WEIGHTS)), samples())
+    assert quantized.parameters is not None
+    seen: list[Array] = []
+
+    def rounder(case: Problem) -> Rounded:
+        seen.append(case.second)
+        return Rounded(case.plain(), case.parameters)
+
+    model, sites = quantized.model, quantized.sites
+    skipped = {"u": "test", "v": "test"}
+    change_weights(
+        model, sites, quantized.parameters, samples(), rounder, pace=Pace(sequential=sequential), skipped=skipped
+    )
+    proto = model.to_proto()
+    if sequential:
+        for site in quantized.weight_sites:
+            for item in proto.graph.initializer:
+                if item.name == site.tensor and item.name != "w":
+                    numbers, values = quantized.parameters[site], numpy_helper.to_array(item)
+                    rounded = dequantize(quantize(values, numbers, site.format), numbers, site.format)
+                    item.CopyFrom(numpy_helper.from_array(rounded, item.name))
+    x = read_by(proto, "t")
+    np.testing.assert_allclose(seen[0][0], x.T @ x / len(x), rtol=1e-3, atol=1e-3)
+
+
 def test_layers_are_chosen_by_name() -> None:
     proto = network(DEEP, DEEP_WEIGHTS)
-    chosen = calibrate(placed(proto), samples(), weight_steps=[GptqSettings(layers=("MatMul",), skip=("w",))])
+    chosen = moved_by(placed(proto), samples(), Gptq(layers=("MatMul",), skip=("w",)))
     assert [change.tensor for change in chosen.weight_changes] == ["v"]
     with pytest.raises(ConfigError, match="nothing in the model is called 'vv'"):
-        calibrate(placed(proto), samples(), weight_steps=[GptqSettings(layers=("vv",))])
+        moved_by(placed(proto), samples(), Gptq(layers=("vv",)))
 
 
 WRONG = {
-    "bits": (lambda: GptqSettings(bits=9), "2 to 8"),
-    "group_size": (lambda: AwqSettings(group_size=1), "from 2 on"),
-    "damp_percent": (lambda: GptqSettings(damp_percent=2), "0 to 1"),
-    "iterations": (lambda: AdaRoundSettings(iterations=0), "positive"),
-    "grid": (lambda: AwqSettings(grid=0), "from 1 on"),
+    "bits": (lambda: Gptq(bits=9), "at most 8"),
+    "group_size": (lambda: Awq(group_size=1), "at least 2"),
+    "damp_percent": (lambda: Gptq(damp_percent=2), "at most 1"),
+    "iterations": (lambda: AdaRound(iterations=0), "at least 1"),
+    "grid": (lambda: Awq(grid=0), "at least 1"),
 }
 
 
@@ -456,13 +494,22 @@ def test_settings_that_make_no_sense(name: str) -> None:
 
 def test_groups_are_neighbours() -> None:
     with pytest.raises(ConfigError, match="static_groups"):
-        GptqSettings(desc_act=True).round(problem(FORMATS["groups"]))
+        Gptq(desc_act=True).round(problem(FORMATS["groups"]))
 
 
 def test_steps_need_samples() -> None:
-    with pytest.raises(PlanError, match="give samples"):
-        calibrate(placed(network(DEEP, DEEP_WEIGHTS)), weight_steps=[GptqSettings()])
+    with pytest.raises(PlanError, match="needs samples"):
+        moved_by(placed(network(DEEP, DEEP_WEIGHTS)), None, Gptq())
 
 
 def test_what_settings_say_of_the_format() -> None:
-    assert GptqSettings(bits=3, group_size=64).weight == {"n_bits": 3, "group_size": 64}
+    assert Gptq(bits=3, group_size=64).weight == {"n_bits": 3, "group_size": 64}
+
+
+def test_a_recipe_says_the_format_too() -> None:
+    """What a step says of bits stands above what `weight` says; the last step has the last word."""
+    proto = network(DEEP, DEEP_WEIGHTS)
+    config = qx.QuantConfig(weight={"n_bits": 8}, recipe=[{"gptq": {"bits": 3, "layers": ["MatMul"]}}], keep_slow=True)
+    found = qx.quantize(proto, samples(), target="onnxruntime", config=config)
+    assert {site.format.n_bits for site in found.weight_sites} == {3}
+    assert [change.tensor for change in found.weight_changes] == ["v", "w"]

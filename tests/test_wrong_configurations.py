@@ -64,7 +64,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"weight": {"dynamic": True}}, "weight.dynamic is True; weights are known before the run; leave it out"),
     (
         {"activation": {"calibration_method": "percentil"}},
-        "activation.calibration_method is 'percentil'; unknown calibration method 'percentil', expected one of minmax, moving_average, percentile, entropy, mse, histogram, tf_enhanced, max, kl, moving_average_minmax; did you mean 'percentile'?",
+        "activation.calibration_method is 'percentil'; unknown calibration method 'percentil', expected one of minmax, moving_average, percentile, entropy, mse, auto, histogram, tf_enhanced, max, kl, moving_average_minmax; did you mean 'percentile'?",
     ),
     (
         {"activation": {"calibration_method": {"method": "percentile", "percentile": 200}}},

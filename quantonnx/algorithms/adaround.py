@@ -10,20 +10,18 @@ others are, until none changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.algorithms.gptq import GptqSettings
+from quantonnx.algorithms.gptq import Gptq
 from quantonnx.algorithms.grids import Problem, Rounded
-from quantonnx.algorithms.layer_choice import LayerChoice, check_share
 from quantonnx.algorithms.layerwise import Pace
 from quantonnx.algorithms.scale_search import searched
 from quantonnx.algorithms.second_moments import damped
-from quantonnx.errors import ConfigError
+from quantonnx.config.recipe import AdaRoundConfig, Search
 
 Array = NDArray[Any]
 
@@ -32,42 +30,8 @@ _FIRST_BETA, _LAST_BETA = 20.0, 2.0
 _MEMORY, _SIZE_MEMORY, _LEAST_SIZE = 0.9, 0.999, 1e-8
 
 
-class Search(StrEnum):
-    """How codes are found: as in the paper, by gradients, or one weight after the other."""
-
-    GRADIENT = "gradient"
-    DESCENT = "descent"
-
-
-@dataclass(frozen=True)
-class AdaRoundSettings(LayerChoice):
-    """How AdaRound goes about it.
-
-    `iterations` of Adam with `learning_rate`, of which the share `warm_start` goes without regularization;
-    `regularization` is λ, for errors in units of a step of the weight and of the mean square of the inputs. For
-    `descent`, `sweeps` is how often every weight is looked at, at most. `damp_percent` is that of GPTQ. With
-    `asymmetric`, a layer aims at the outputs of the float network; with `search_scales`, scales may clip a few weights.
-    Raises ConfigError for what makes no sense.
-    """
-
-    search: Search = Search.DESCENT
-    iterations: int = 1000
-    learning_rate: float = 1e-2
-    regularization: float = 1e-2
-    warm_start: float = 0.2
-    sweeps: int = 20
-    damp_percent: float = 0.01
-    asymmetric: bool = False
-    true_sequential: bool = True
-    search_scales: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("adaround.damp_percent", self.damp_percent)
-        check_share("adaround.warm_start", self.warm_start)
-        for name in ("iterations", "learning_rate", "regularization", "sweeps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"adaround.{name} is {getattr(self, name)}, expected a positive number")
+class AdaRound(AdaRoundConfig):
+    """The algorithm with its settings."""
 
     @property
     def pace(self) -> Pace:
@@ -81,7 +45,7 @@ class AdaRoundSettings(LayerChoice):
             problem = replace(problem, parameters=searched(problem))
         if self.search is Search.GRADIENT:
             return Rounded(learned(problem, second, self), problem.parameters)
-        start = GptqSettings(damp_percent=self.damp_percent, static_groups=True).round(problem)
+        start = Gptq(damp_percent=self.damp_percent, static_groups=True).round(problem)
         return Rounded(descended(problem, second, start.codes, self.sweeps), problem.parameters)
 
 
@@ -108,7 +72,7 @@ def descended(problem: Problem, second: Array, codes: Array, sweeps: int) -> Arr
     return codes.transpose(0, 2, 1)
 
 
-def learned(problem: Problem, second: Array, settings: AdaRoundSettings) -> Array:
+def learned(problem: Problem, second: Array, settings: AdaRound) -> Array:
     """Returns the codes that Adam finds, whole numbers [groups, outputs, inputs]."""
     fmt = problem.format
     scale, zero_point = (each.astype(np.float32) for each in problem.steps())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quantonnx.algorithms.channel_pairs import Pair, channel_pairs
 from quantonnx.algorithms.grids import Problem, Rounded, nearest
-from quantonnx.algorithms.layer_choice import LayerChoice
+from quantonnx.algorithms.layer_choice import skipped
 from quantonnx.algorithms.layerwise import Pace
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Refused, Skip, norm_readers
 from quantonnx.algorithms.operand_scaling import OperandScaler, fits
@@ -28,8 +28,8 @@ from quantonnx.algorithms.scale_search import searched
 from quantonnx.algorithms.second_moments import Moments, squared_error
 from quantonnx.algorithms.stages import Stages, Stream
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
+from quantonnx.config.recipe import AwqConfig
 from quantonnx.editing import Rewriter
-from quantonnx.errors import ConfigError
 from quantonnx.model import Model
 from quantonnx.sites import Site
 
@@ -40,25 +40,8 @@ _LEAST_SIZE = 1e-4
 """A channel that is hardly ever other than 0 counts as having this mean size."""
 
 
-@dataclass(frozen=True)
-class AwqSettings(LayerChoice):
-    """How AWQ goes about it.
-
-    `grid` is the number of exponents α that are tried, from 0 on in equal steps below 1. With `clip`, the scales of
-    weights are searched too, and may clip a few of them. With `insert`, a Mul divides activations that no constant can
-    divide, such as a norm that a residual connection reads too. With `true_sequential`, the inputs of a layer are those
-    that the layers before give once they are rounded. Raises ConfigError for what makes no sense.
-    """
-
-    grid: int = 20
-    clip: bool = True
-    insert: bool = False
-    true_sequential: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.grid < 1:
-            raise ConfigError(f"awq.grid is {self.grid}, expected an integer from 1 on")
+class Awq(AwqConfig):
+    """The algorithm with its settings."""
 
     @property
     def pace(self) -> Pace:
@@ -109,7 +92,7 @@ def scale_activations(
     model: Model,
     sites: Sequence[Site],
     samples: Iterable[Mapping[str, Array]],
-    settings: AwqSettings,
+    settings: AwqConfig,
     *,
     skip: Skip = lambda names: None,
     threads: int | None = None,
@@ -142,11 +125,9 @@ def scale_activations(
     return Scaling(twin, tuple(found for _, found in done), tuple(refused))
 
 
-def _places(
-    model: Model, sites: Sequence[Site], settings: AwqSettings, skip: Skip
-) -> tuple[list[_Place], list[Refused]]:
+def _places(model: Model, sites: Sequence[Site], settings: AwqConfig, skip: Skip) -> tuple[list[_Place], list[Refused]]:
     layers, _ = weight_layers(model, sites)
-    left = settings.skipped(layers)
+    left = skipped(settings, layers)
     quantized = {layer.node.name: layer for layer in layers if layer.site.tensor not in left}
     places, refused = [], []
     for found in (*norm_readers(model, skip), *channel_pairs(model, skip)):

@@ -9,17 +9,17 @@ and algorithm 1: Cholesky factor of H⁻¹, lazy updates of blocks).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.algorithms.grids import Problem, Rounded, nearest
-from quantonnx.algorithms.layer_choice import LayerChoice, check_share
 from quantonnx.algorithms.layerwise import Pace
 from quantonnx.algorithms.scale_search import RATIOS, searched, searched_rows
 from quantonnx.algorithms.second_moments import damped
+from quantonnx.config.recipe import GptqConfig
 from quantonnx.errors import ConfigError
 from quantonnx.formats import Parameters
 
@@ -29,27 +29,8 @@ _BLOCK = 128
 """Inputs whose updates reach the rest of the weight together."""
 
 
-@dataclass(frozen=True)
-class GptqSettings(LayerChoice):
-    """How GPTQ goes about it.
-
-    `damp_percent` of the mean of H's diagonal is added to the diagonal. With `desc_act`, inputs are rounded in the
-    order of falling E[x²], else as they stand. With `static_groups`, the scales of groups are those of the float
-    weight, else each is found when its group is reached. With `true_sequential`, the inputs of a layer are those that
-    the layers before give once they are rounded; with `asymmetric`, it then aims at the outputs of the float network.
-    With `search_scales`, scales may clip a few weights. Raises ConfigError for what makes no sense.
-    """
-
-    damp_percent: float = 0.01
-    desc_act: bool = False
-    static_groups: bool = False
-    true_sequential: bool = True
-    search_scales: bool = False
-    asymmetric: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("gptq.damp_percent", self.damp_percent)
+class Gptq(GptqConfig):
+    """The algorithm with its settings."""
 
     @property
     def pace(self) -> Pace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,12 +122,13 @@ class _Run:
         least: Mapping[Site, Array],
     ) -> None:
         self.model = model.copy()
+        self.sites = sites
         self.parameters = dict(parameters)
         self.rounder = rounder
         self.pace = pace
         self.least = least
         self.values = self.model.tensors()
-        self.changed = dict(self._rounded(sites)) if pace.sequential else {}
+        self.changed: dict[str, Array] = {}
         self.written: dict[str, Array] = {}
         self.changes: list[LayerChange] = []
         self.refused: dict[str, str] = {}
@@ -138,6 +139,8 @@ class _Run:
     ) -> None:
         """Takes every stage in turn: its layers first, then its samples."""
         named = {layer.node.name: layer for layer in layers}
+        if self.pace.sequential:
+            self._round_others({layer.site for layer in layers})
         for stage in stages:
             self._layers([named[name] for name in stage.layers], streams)
             for stream, changed in zip(streams, (self.changed, {}), strict=False):
@@ -152,13 +155,13 @@ class _Run:
         told = {**refused, **self.refused}
         return WeightChange(self.model, self.parameters, tuple(self.changes), told, frozenset(self.corrected))
 
-    def _rounded(self, sites: Sequence[Site]) -> Iterator[tuple[str, Array]]:
+    def _round_others(self, chosen: Collection[Site]) -> None:
         """Weights that no algorithm chooses codes for are rounded as they will be."""
-        for site in sites:
-            if site.is_weight and site in self.parameters:
+        for site in self.sites:
+            if site.is_weight and site not in chosen:
                 values, numbers = self.model.array(self.values[site.tensor]), self.parameters[site]
                 codes = quantize(values, numbers, site.format, site.tensor)
-                yield site.tensor, dequantize(codes, numbers, site.format).astype(values.dtype)
+                self.changed[site.tensor] = dequantize(codes, numbers, site.format).astype(values.dtype)
 
     def _layers(self, layers: Sequence[WeightLayer], streams: Sequence[Stream]) -> None:
         readings: dict[tuple[Any, ...], list[WeightLayer]] = {}
@@ -200,7 +203,7 @@ class _Run:
             self.written[layer.bias.name] = (old + (aim - mean).reshape(-1)).astype(old.dtype)
             self.corrected.add(layer.site)
         if self.pace.sequential:
-            self.changed = {**self.changed, **self.written}
+            self.changed.update(self.written)
 
 
 def _moments(layer: WeightLayer, streams: Sequence[Stream]) -> Moments:

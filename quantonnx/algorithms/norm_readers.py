@@ -143,7 +143,7 @@ class _Finder:
         found: dict[tuple[int, int], Operand] = {}
         for node in self._linears(result, channels):
             self._check_skipped(node)
-            weight, axis = node.inputs[1], _input_axis(node)
+            weight, axis = node.inputs[1], input_axis(node)
             if len(weight.shape) < 2 or weight.shape[axis] != channels:
                 raise _Refusal(f"{weight.name!r} is {list(weight.shape)}, no matrix with {channels} input channels")
             edges = found[id(weight), axis].edges if (id(weight), axis) in found else ()
@@ -160,7 +160,7 @@ class _Finder:
             if id(value) in self.public or value.name in self.model.captured:
                 raise _Refusal(f"{value.name!r} is an output of the graph, or read by a body of If, Loop or Scan")
             for node in value.outputs:
-                if _is_linear(node, value):
+                if is_linear(node, value):
                     yield node
                 elif node.op not in _SHAPE_READERS or node.domain:
                     self._check_moves(node, value, channels)
@@ -203,8 +203,8 @@ def _edges(value: gs.Tensor, nodes: tuple[gs.Node, ...]) -> Edges:
     return tuple((node, index) for node in nodes for index, read in enumerate(node.inputs) if read is value)
 
 
-def _is_linear(node: gs.Node, value: gs.Tensor) -> bool:
-    """True for a product of the value with a constant weight, in which nothing else is the value."""
+def is_linear(node: gs.Node, value: gs.Tensor) -> bool:
+    """Returns True for a product of the value with a constant weight, in which nothing else is the value."""
     if node.domain or node.op not in ("MatMul", "Gemm") or not isinstance(node.inputs[1], gs.Constant):
         return False
     if node.op == "Gemm" and node.attrs.get("transA", 0):
@@ -212,5 +212,6 @@ def _is_linear(node: gs.Node, value: gs.Tensor) -> bool:
     return node.inputs[0] is value and all(read is not value for read in node.inputs[1:])
 
 
-def _input_axis(node: gs.Node) -> int:
+def input_axis(node: gs.Node) -> int:
+    """Returns the axis of the input channels of a linear layer's weight."""
     return -1 if node.op == "Gemm" and node.attrs.get("transB", 0) else -2

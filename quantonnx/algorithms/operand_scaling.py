@@ -18,10 +18,10 @@ Array = NDArray[Any]
 
 
 class OperandScaler:
-    """Scales the operands of one model, in place."""
+    """Scales the operands of one model, in place; other edits on it go through its `editor`."""
 
     def __init__(self, model: Model) -> None:
-        self._editor = Rewriter(model)
+        self.editor = Rewriter(model)
         self._reads = {name: len(value.outputs) for name, value in model.tensors().items()}
 
     def scale(self, operand: Operand, scale: Array, name: str) -> None:
@@ -30,12 +30,12 @@ class OperandScaler:
         unscaled = gs.Constant(old.name, old._values)
         unscaled._export_dtype = old._export_dtype
         compute, kind = partial(_scaled, unscaled, scale, operand.axis), to_onnx_dtype(old.dtype)
-        if self._reads[old.name] == len(operand.edges) and not self._editor.is_public(old):
+        if self._reads[old.name] == len(operand.edges) and not self.editor.is_public(old):
             old._values = DeferredValues(old.shape, kind, compute)
             return
-        new = self._editor.deferred(name, old.shape, kind, compute)
+        new = self.editor.deferred(name, old.shape, kind, compute)
         for node, index in operand.edges:
-            self._editor.set_input(node, index, new)
+            self.editor.set_input(node, index, new)
 
 
 def fits(operand: Operand, scale: Array) -> bool:

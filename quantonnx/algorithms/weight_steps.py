@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
+from quantonnx.algorithms.adaround import AdaRound
+from quantonnx.algorithms.awq import Awq
+from quantonnx.algorithms.gptq import Gptq
 from quantonnx.algorithms.grids import Problem, Rounded
+from quantonnx.algorithms.layer_choice import skipped
 from quantonnx.algorithms.layerwise import Pace, Progress, WeightChange, change_weights
-from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
+from quantonnx.algorithms.weight_layers import weight_layers
+from quantonnx.config import RecipeStep
 from quantonnx.formats import Parameters
 from quantonnx.model import Model
 from quantonnx.sites import Site
@@ -22,18 +27,15 @@ from quantonnx.sites import Site
 Array = NDArray[Any]
 
 
-class WeightStep(Protocol):
-    """An algorithm with its settings; `GptqSettings` is one."""
+WeightStep = Awq | Gptq | AdaRound
+"""An algorithm with its settings: a step of a recipe that chooses codes."""
 
-    @property
-    def pace(self) -> Pace:
-        """How layers follow each other."""
+_ALGORITHMS: dict[str, type[WeightStep]] = {"awq": Awq, "gptq": Gptq, "adaround": AdaRound}
 
-    def round(self, problem: Problem) -> Rounded:
-        """Returns the codes of a layer."""
 
-    def skipped(self, layers: Sequence[WeightLayer]) -> dict[str, str]:
-        """Returns why layers are left alone, by tensor."""
+def weight_steps(recipe: Iterable[RecipeStep]) -> list[WeightStep]:
+    """Returns the steps of a recipe that choose codes, in its order."""
+    return [_ALGORITHMS[step.name](**dict(step.settings)) for step in recipe if step.chooses_codes]
 
 
 def run_steps(
@@ -54,13 +56,13 @@ def run_steps(
     `change_weights` and the steps raise.
     """
     layers, _ = weight_layers(model, sites)
-    skipped = [step.skipped(layers) for step in steps]
-    nowhere = {tensor: why for tensor, why in skipped[0].items() if all(tensor in each for each in skipped)}
+    without = [skipped(step, layers) for step in steps]
+    nowhere = {tensor: why for tensor, why in without[0].items() if all(tensor in each for each in without)}
 
     def rounded(problem: Problem) -> Rounded:
         found = Rounded(problem.plain(), problem.parameters)
-        for step, without in zip(steps, skipped, strict=True):
-            if problem.layer.site.tensor not in without:
+        for step, left in zip(steps, without, strict=True):
+            if problem.layer.site.tensor not in left:
                 found = step.round(replace(problem, parameters=found.parameters))
         return found
 

@@ -16,13 +16,17 @@ FEWEST_BINS, MOST_BINS = 16, 2 * HALF_BINS
 
 
 class Method(StrEnum):
-    """How a range is chosen; HISTOGRAM and MOVING_AVERAGE_MINMAX are other names of MSE and MOVING_AVERAGE."""
+    """How a range is chosen; HISTOGRAM and MOVING_AVERAGE_MINMAX are other names of MSE and MOVING_AVERAGE.
+
+    AUTO is the one of the others with which the whole model errs least; MSE where no samples tell.
+    """
 
     MINMAX = "minmax"
     MOVING_AVERAGE = "moving_average"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"
     MSE = "mse"
+    AUTO = "auto"
     HISTOGRAM = "mse"  # an alias
     MOVING_AVERAGE_MINMAX = "moving_average"  # an alias
 
@@ -74,7 +78,7 @@ class RangeMethod:
     @property
     def needs_even_steps(self) -> bool:
         """Whether errors are measured in steps of one scale, which floats do not have."""
-        return self.kind in (Method.MSE, Method.ENTROPY)
+        return self.kind in (Method.MSE, Method.ENTROPY, Method.AUTO)
 
     @property
     def needs_histogram(self) -> bool:
@@ -83,8 +87,8 @@ class RangeMethod:
 
 
 def parse_method(told: str | Mapping[str, Any] | RangeMethod) -> RangeMethod:
-    """Return the method written as `minmax`, `moving_average[:0.01]`, `percentile[:99.99]`, `entropy[:bins]` or
-    `mse[:bins]`, or as a mapping such as `{"method": "percentile", "percentile": 99.9}`.
+    """Return the method written as `minmax`, `moving_average[:0.01]`, `percentile[:99.99]`, `entropy[:bins]`,
+    `mse[:bins]` or `auto`, or as a mapping such as `{"method": "percentile", "percentile": 99.9}`.
 
     `histogram` and `tf_enhanced` are `mse`, `max` is `minmax`, `kl` is `entropy`. Raises ConfigError.
     """

@@ -23,7 +23,7 @@ MSE_BINS = 2048
 
 
 def choose_range(stats: TensorStatistics, method: RangeMethod, fmt: TensorFormat) -> Range:
-    """Return the (low, high) that the codes of `fmt` shall cover; low ≤ 0 ≤ high.
+    """Return the (low, high) that the codes of `fmt` shall cover; low ≤ 0 ≤ high. AUTO is MSE to a single tensor.
 
     Raises CalibrationError when the tensor saw no data, or the method needs a histogram that was not kept.
     """

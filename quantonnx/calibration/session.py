@@ -19,6 +19,7 @@ from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
 from quantonnx.calibration.digest import SampleDigest
 from quantonnx.calibration.feeds import input_specs, named
+from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
@@ -55,7 +56,7 @@ class Collector:
     axis are. Feeds may differ in shape; where every input has the same first dimension, it counts the samples of a
     feed, and statistics do not depend on how samples are grouped. The model is loaded at the first feed. Raises
     CalibrationError for a tensor that the model does not compute, that holds NaN or infinity, or that saw no data; with
-    `lenient`, the last two are remembered.
+    `lenient`, the last two are remembered. `keeping` is offered every feed.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Collector:
         channels: Collection[str] = (),
         threads: int | None = None,
         lenient: bool = False,
+        keeping: KeptSamples | None = None,
     ) -> None:
         kept = set(tensors if histogram is True else histogram or ())
         self._model = model
@@ -77,6 +79,7 @@ class Collector:
         self._inputs = input_specs(model)
         self._digest = SampleDigest([spec.name for spec in self._inputs])
         self._lenient = lenient
+        self._keeping = keeping
         self._refused: dict[str, str] = {}
         self._means_wanted = dict(means)
         self._means = {name: ChannelMeans() for name in means}
@@ -156,6 +159,8 @@ class Collector:
         for feed in samples:
             if self._session is None:
                 self._session = self._open(feed, max(cores(self._threads) // at_once, 1))
+            if self._keeping is not None:
+                self._keeping.offer(feed)
             yield self._begun, feed
             self._begun += shared_rows(feed)
 

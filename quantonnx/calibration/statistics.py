@@ -161,13 +161,23 @@ class ChannelMeans:
 
 
 class ChannelExtremes:
-    """The running minimum and maximum of each channel of one tensor, the last axis being the channels; mergeable."""
+    """The running minimum and maximum of each channel of one tensor, the last axis being the channels; mergeable.
+
+    The mean square is not kept in files: it is 0 where nothing was seen.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.samples = 0
         self.low: Array = np.zeros(())
         self.high: Array = np.zeros(())
+        self.values = 0
+        self.squares: Array = np.zeros(())
+
+    @property
+    def mean_square(self) -> Array:
+        """E[x²] of each channel, float64 [channels]."""
+        return np.asarray(self.squares / max(self.values, 1))
 
     @property
     def maxima(self) -> Array:
@@ -186,17 +196,22 @@ class ChannelExtremes:
                 "check the sample, or keep this tensor in float",
             )
         self._add(low, high, rows)
+        self._add_squares(np.square(values, dtype=np.float64).sum(axis=0), len(values))
 
     def merge(self, other: ChannelExtremes) -> None:
         """Add what `other` saw."""
         if other.samples:
             self._add(other.low, other.high, other.samples)
+            self._add_squares(other.squares, other.values)
 
     def _add(self, low: Array, high: Array, rows: int) -> None:
         if self.samples:
             low, high = np.minimum(self.low, low), np.maximum(self.high, high)
         self.low, self.high = low, high
         self.samples += rows
+
+    def _add_squares(self, squares: Array, values: int) -> None:
+        self.squares, self.values = self.squares + squares, self.values + values
 
 
 def _exponent_above(magnitude: float) -> int:

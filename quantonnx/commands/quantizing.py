@@ -171,7 +171,7 @@ class _Job:
     def calibrate(self, placed: QuantizedModel, samples: Samples, statistics: Statistics | None) -> QuantizedModel:
         """Runs the float model over the samples, or takes what statistics say."""
         from quantonnx import summary
-        from quantonnx.quantized import calibrate
+        from quantonnx.calibrating import calibrate
 
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0

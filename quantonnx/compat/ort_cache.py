@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from quantonnx.calibrating import calibrate, with_statistics
 from quantonnx.calibration.collected import Statistics
 from quantonnx.compat.configuring import to_config
 from quantonnx.compat.encodings import Encoding
@@ -16,7 +17,7 @@ from quantonnx.compat.files import read_encodings
 from quantonnx.compat.ort_ranges import write_ranges
 from quantonnx.errors import ConfigError
 from quantonnx.formats import SMALLEST_RANGE
-from quantonnx.quantized import QuantizedModel, calibrate, with_statistics
+from quantonnx.quantized import QuantizedModel
 from quantonnx.surveying import survey
 
 _STATISTICS = ".npz"

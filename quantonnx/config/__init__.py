@@ -116,10 +116,15 @@ class QuantConfig(Strict):
         return (*short, *self.recipe)
 
     def globally(self, kind: str) -> list[tuple[str, TensorQuantConfig | None]]:
-        """Returns what is said about every `activation`, `weight` or `bias`: by the preset, then by the user."""
+        """Returns what is said about every `activation`, `weight` or `bias`: by the preset, the user, the recipe."""
         preset = PRESETS[self.preset] if self.preset else {}
         beneath = [(f"preset {self.preset}", _preset_spec(preset[kind]))] if kind in preset else []
-        return [*beneath, (kind, getattr(self, kind))]
+        above = [
+            (f"recipe.{place}.{step.name}", TensorQuantConfig(**step.weight))
+            for place, step in enumerate(self.recipe)
+            if kind == "weight" and step.weight
+        ]
+        return [*beneath, (kind, getattr(self, kind)), *above]
 
     @property
     def only_weights(self) -> bool:

@@ -22,10 +22,13 @@ _SHIFTS = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "w8a8": {"activation": {"n_bits": 8}, "weight": {"n_bits": 8}},
     "w8a16": {"activation": {"n_bits": 16}, "weight": {"n_bits": 8}},
-    "w4a8": {"activation": {"n_bits": 8}, "weight": {"n_bits": 4}},
+    "w4a8": {"activation": {"n_bits": 8}, "weight": {"n_bits": 4, "calibration_method": "mse"}},
     "w4a16": {"activation": None, "weight": {**_INT4, "group_size": 128, "storage": "native"}},
     "w8": {"activation": None, "weight": {"n_bits": 8, "per_channel": True}},
-    "w4": {"activation": None, "weight": {**_INT4, "per_channel": True, "storage": "native"}},
+    "w4": {
+        "activation": None,
+        "weight": {**_INT4, "per_channel": True, "storage": "native", "calibration_method": "mse"},
+    },
     "fp8": {"activation": {"dtype": "float8e4m3fn"}, "weight": {"dtype": "float8e4m3fn"}},
     "xint8": {
         "activation": {**_SHIFTS, "calibration_method": "mse"},

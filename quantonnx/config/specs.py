@@ -45,9 +45,9 @@ class TensorQuantConfig(Strict):
     `scale_type` restricts scales; `rounding` (with `seed`) is for weights; `storage` chooses between narrowed codes
     and native int4 or int2. `dynamic` leaves range and scale of an activation to run time.
     `calibration_method` is one of `minmax`, `moving_average`, `percentile[:99.99]`, `entropy`, `mse` (= `histogram`),
-    or a mapping of `method` and its parameters; weights take `minmax` or `mse`. In place of it, numbers can be fixed:
-    `scale` with `zero_point` (lists: one for each channel of a weight), or `range`; `share_with` takes those of another
-    tensor. `min_range` is the least width of a range.
+    `auto` (that of them with which the whole model errs least), or a mapping of `method` and its parameters; weights
+    take `minmax` or `mse`. In place of it, numbers can be fixed: `scale` with `zero_point` (lists: one for each channel
+    of a weight), or `range`; `share_with` takes those of another tensor. `min_range` is the least width of a range.
     """
 
     n_bits: int | None = Field(default=None, ge=2, le=16)

@@ -14,7 +14,7 @@ TEMPLATE = """\
 #activation:
 #  n_bits: 8                  # 2 to 16; or dtype: int8, uint8, int16, uint16, float8e4m3fn
 #  symmetric: false           # zero point 0 and signed codes, unless `signed` says otherwise
-#  calibration_method: mse    # minmax, moving_average[:0.01], percentile[:99.99], entropy, mse
+#  calibration_method: mse    # minmax, moving_average[:0.01], percentile[:99.99], entropy, mse, auto
 #  min_range: 0.0001          # no range is narrower
 #  dynamic: true              # range and scale are found while the model runs (ONNX Runtime)
 

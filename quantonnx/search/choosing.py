@@ -1,14 +1,14 @@
 """Chooses calibration method and recipe by what comes out of the quantized model on samples that did not calibrate it.
 
-Methods are tried on statistics that are collected once; recipes, which change activations, on samples. What is not
-clearly better than what stands is not taken: a few held-out samples cannot tell tenths of a decibel apart.
+Each candidate is made as `quantize` makes it. What is not clearly better than what stands is not taken: a few held-out
+samples cannot tell tenths of a decibel apart.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,14 +35,7 @@ EVERY, MOST_HELD_OUT = 4, 32
 
 METHODS = ("mse", "minmax", "moving_average", "percentile:99.9", "percentile:99.99", "percentile:99.999")
 
-RECIPES: tuple[tuple[Any, ...], ...] = (
-    ("equalize",),
-    ({"smooth_quant": {"alpha": 0.5}},),
-    ({"smooth_quant": {"alpha": "auto"}},),
-    ("equalize", {"smooth_quant": {"alpha": "auto"}}),
-    ("adaround",),
-)
-"""In the order in which they are tried, the slow ones last; one that this version does not know is left out."""
+SMOOTHED: dict[str, Any] = {"smooth_quant": {"alpha": "auto"}}
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ class _Chooser:
         started = self.clock()
         if always or started < self.ends_at:
             try:
-                quantized = self.quantizing.quick(config)
+                quantized = self.quantizing.exact(config)
                 sqnr = self.evaluation.score(quantized.to_model()).sqnr_db
                 option = Option(name, config, sqnr, self.clock() - started)
             except QuantonnxError as error:
@@ -171,14 +164,19 @@ def _weight_ranges(standing: Option) -> Iterator[tuple[str, QuantConfig]]:
 
 
 def _recipes(standing: Option, placed: QuantizedModel) -> Iterator[tuple[str, QuantConfig]]:
-    """Recipes that have something to work on."""
-    if standing.config.steps:
+    """Recipes that have something to work on, the slow ones last; none where the user said one."""
+    if standing.config.steps or "recipe" in standing.config.model_fields_set:
         return
-    useless = _useless(placed)
-    for recipe in RECIPES:
-        names = [step if isinstance(step, str) else next(iter(step)) for step in recipe]
-        if useless.isdisjoint(names):
+    useless, usual = _useless(placed), placed.matches.target.recipe
+    for recipe in _tried(usual):
+        names = {step if isinstance(step, str) else next(iter(step)) for step in recipe}
+        if useless.isdisjoint(names) and recipe != usual:
             yield from _with(standing.config, _also(standing, f"recipe {_shown(recipe)}"), {"recipe": list(recipe)})
+
+
+def _tried(usual: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
+    """Recipes in place of the target's `usual` one."""
+    return (), ("equalize", *usual), (SMOOTHED,), ("equalize", SMOOTHED), (*usual, "gptq"), (*usual, "adaround")
 
 
 def _useless(placed: QuantizedModel) -> set[str]:
@@ -202,8 +200,12 @@ def _also(standing: Option, name: str) -> str:
     return name if standing.name == "as configured" else f"{standing.name}, {name}"
 
 
-def _shown(recipe: Iterable[Any]) -> str:
-    return " + ".join(step if isinstance(step, str) else " ".join(map(_words, step.items())) for step in recipe)
+def _shown(recipe: Sequence[Any]) -> str:
+    return (
+        "none"
+        if not recipe
+        else " + ".join(step if isinstance(step, str) else " ".join(map(_words, step.items())) for step in recipe)
+    )
 
 
 def _words(step: tuple[str, Mapping[str, Any]]) -> str:

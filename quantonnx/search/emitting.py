@@ -25,6 +25,8 @@ class Change:
 def settings_of(config: QuantConfig) -> Settings:
     """Returns what a configuration says, as a file would hold it; what is left to defaults is left out."""
     found: Settings = config.model_dump(mode="json", exclude_defaults=True)
+    if "recipe" in config.model_fields_set:  # an empty one is in place of the target's
+        found.setdefault("recipe", [])
     if "exclude" in found:
         found["exclude"] = [entry["name"] if set(entry) == {"name"} else entry for entry in found["exclude"]]
     return found

@@ -27,7 +27,7 @@ from quantonnx.search.candidates import Candidate, raised, ranked
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
-from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, changes_activations, remaining
+from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
 from quantonnx.target import Patterns, Target
 
 BUDGET = 24
@@ -154,6 +154,7 @@ class Search:
         assert first is not None
         if first.reached or not self.placed.sites:
             return self._found(trials, first, "" if first.reached else "nothing is quantized, all is float")
+        trials.pin()
         order = self._order(trials)
         best = self._confirmed(trials, self._least(trials, order, first))
         return self._found(trials, best, "" if best.reached else _limit(trials, order))
@@ -192,7 +193,6 @@ class Search:
         return collect_evidence(
             quantized,
             self.evaluation if self.samples is None else self.samples,
-            reference=None if changes_activations(quantized) else self.placed.model,
             at_outputs=EVIDENCE_GROUPS,
             limit=EVIDENCE_SAMPLES,
             threads=self.threads,

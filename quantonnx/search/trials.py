@@ -8,12 +8,17 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+from quantonnx.calibrating import calibrate
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.loading import weight_bytes
+from quantonnx.calibration.methods import RangeMethod
 from quantonnx.config import QuantConfig
-from quantonnx.quantized import QuantizedModel, calibrate, insert_qdq
+from quantonnx.model import Model
+from quantonnx.placement import Placement
+from quantonnx.preparation import Feeding, prepared
+from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.search.candidates import Candidate
-from quantonnx.search.emitting import changed
+from quantonnx.search.emitting import changed, settings_of
 from quantonnx.search.goals import Score
 from quantonnx.search.measuring import Evaluation
 from quantonnx.shapes import infer_shapes, multiply_accumulates
@@ -44,10 +49,11 @@ class Trial:
 
 
 class Quantizing:
-    """Makes the quantized model of any configuration of a placed one.
+    """Makes the quantized model of any configuration of a placed one; `statistics` are the user's own.
 
-    `statistics` are the user's own. Those that are collected here tap every value of the float model, which ONNX
-    Runtime then fuses otherwise: what they give may differ from what samples give by a code here and there.
+    Those that are collected here tap every value of the float model, which ONNX Runtime then fuses otherwise, and know
+    it as the recipe leaves it where nothing is given up: what they give may differ from what samples give by a code
+    here and there.
     """
 
     def __init__(
@@ -66,27 +72,36 @@ class Quantizing:
         return calibrate(found, self._samples, threads=self._threads) if found.needs_samples else calibrate(found)
 
     def quick(self, config: QuantConfig) -> QuantizedModel:
-        """Returns nearly that without inference, where statistics tell all that is needed."""
-        found = insert_qdq(self.placed.model, self.placed.matches, config)
-        if self._given is not None or not found.sites or not found.needs_samples or not statistics_do(found):
+        """Returns nearly that without inference; the same where weights are moved, which statistics do not tell."""
+        moving = any(step.chooses_codes for step in config.steps)
+        if self._given is not None or self._samples is None or moving:
             return self.exact(config)
-        return calibrate(found, statistics=self._collected)
+        found = insert_qdq(self._prepared, self.placed.matches, without_recipe(config))
+        return calibrate(found, statistics=self._collected) if found.sites else replace(found, parameters={})
+
+    @cached_property
+    def _prepared(self) -> Model:
+        placed = self.placed
+        standing = Placement(placed.sites, placed.decisions)
+        feeding = Feeding(self._samples, threads=self._threads)
+        return prepared(placed.model, standing, placed.matches, placed.config, feeding)[0]
 
     @cached_property
     def _collected(self) -> Statistics:
-        return survey(self.placed.model, self._samples, threads=self._threads)
+        return survey(self._prepared, self._samples, threads=self._threads)
 
 
-def statistics_do(placed: QuantizedModel) -> bool:
-    """Returns whether statistics give what samples would: no recipe changes activations, nor is a method to be found by
-    running the quantized model."""
-    found = any(str(site.ranging.method) == "auto" for site in placed.activation_sites)
-    return not found and not changes_activations(placed)
+def without_recipe(config: QuantConfig) -> QuantConfig:
+    """Returns a configuration for a model that its recipe has changed already."""
+    return QuantConfig(**settings_of(config) | {"recipe": [], "smooth_quant": None})
 
 
-def changes_activations(placed: QuantizedModel) -> bool:
-    """Returns whether a recipe, of the configuration or of the target, comes before calibration."""
-    return bool(placed.config.steps or getattr(placed.matches.target, "recipe", ()))
+def with_method(config: QuantConfig, method: str) -> QuantConfig:
+    """Returns the configuration with one calibration method for all activations about which nothing else is said."""
+    settings = settings_of(config)
+    return QuantConfig(
+        **settings | {"activation": {**(settings.get("activation") or {}), "calibration_method": method}}
+    )
 
 
 class Trials:
@@ -100,6 +115,7 @@ class Trials:
         self.budget = budget
         self.done: list[Trial] = []
         self.spent = False
+        self.method: RangeMethod | None = None
         self._measured: dict[bytes, Trial] = {}
         self._progress = progress
         self._known: dict[tuple[bool, frozenset[tuple[str, bool]]], Trial | None] = {}
@@ -108,6 +124,12 @@ class Trials:
     def config(self) -> QuantConfig:
         """The configuration to start from."""
         return self.quantizing.placed.config
+
+    def pin(self) -> None:
+        """Says the method that `auto` came to, so that it is not looked for again at every trial."""
+        placed = self.quantizing.placed
+        if self.method is not None and not placed.config.known_ranges and not placed.matches.target.known_ranges:
+            self.quantizing.placed = replace(placed, config=with_method(placed.config, str(self.method)))
 
     def meets(self, given_up: Sequence[Candidate]) -> bool:
         """Returns whether a configuration meets the bar; not where nothing is quantized, or the budget is spent."""
@@ -136,6 +158,7 @@ class Trials:
         quantized = self.quantized(given_up, exact=exact)
         if given_up and not quantized.sites:
             return None
+        self.method = self.method or quantized.method
         model = quantized.to_model()
         digest = sha256(model.to_bytes()).digest() if weight_bytes(model) < _LARGEST_COMPARED else b""
         if digest in self._measured:

@@ -1,0 +1,215 @@
+"""From a placed model to a calibrated one: the recipe, the samples or statistics, and the numbers of every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.input_scaling import SAMPLES
+from quantonnx.algorithms.shift_limits import Limited, shift_limits
+from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
+from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
+from quantonnx.calibration.methods import Method, RangeMethod
+from quantonnx.calibration.samples import Samples, input_specs, open_samples
+from quantonnx.calibration.session import Collector
+from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.decisions import Decider, Decision
+from quantonnx.errors import PlanError
+from quantonnx.formats import Parameters
+from quantonnx.method_choice import FALLBACK, choose_method
+from quantonnx.model import Model
+from quantonnx.placement import Placement, place
+from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared, steps_of
+from quantonnx.quantized import QuantizedModel
+from quantonnx.range_conflicts import range_conflicts
+from quantonnx.site_numbers import SiteNumbers
+from quantonnx.sites import Site
+from quantonnx.weight_moving import with_moved_weights
+
+
+def calibrate(
+    quantized: QuantizedModel,
+    samples: Any = None,
+    *,
+    forward_loop: ForwardLoop | None = None,
+    statistics: Statistics | str | Path | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Returns the model with scale and zero point at every site.
+
+    `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
+    its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
+    Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
+    DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
+    """
+    given = sum(source is not None for source in (samples, forward_loop, statistics))
+    if given != 1 and not (given == 0 and not quantized.needs_samples):
+        raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
+    if quantized.faster_in_float:
+        return replace(quantized, parameters={})
+    if not given:
+        return with_statistics(_prepared(quantized, Feeding()), {})
+    if quantized.config.steps:
+        if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
+            raise PlanError("steps that choose the codes of weights read the samples again", "give samples")
+        if statistics is not None:
+            name = quantized.config.steps[0].name
+            raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
+        quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+    elif samples is not None and steps_of(quantized.config, quantized.matches.target):
+        samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
+        quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
+    if statistics is not None:
+        quantized = _without_recipe(quantized)
+        known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
+        return _calibrated(quantized, known)
+    return _observed(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+
+
+def _without_recipe(quantized: QuantizedModel) -> QuantizedModel:
+    """Says which steps of the target's recipe statistics cannot replace samples for."""
+    reason = "it goes by samples, and there are statistics of the model as it was"
+    left = (
+        Decision(step.name, reason, Decider.STATISTICS) for step in steps_of(quantized.config, quantized.matches.target)
+    )
+    return replace(quantized, decisions=(*quantized.decisions, *left))
+
+
+def _observed(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+    """Calibrates by what the float model shows on samples."""
+    threads = feeding.threads
+    sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
+    kept = KeptSamples() if any(site.ranging.method.kind is Method.AUTO for site in sites) else None
+    with Collector(
+        quantized.model,
+        sorted({site.source for site in sites}),
+        histogram={site.source for site in sites if site.ranging.needs_histogram},
+        means=means_needed(quantized.model, quantized.sites) if quantized.config.bias_correction else {},
+        threads=threads,
+        keeping=kept,
+    ) as collector:
+        if feeding.forward_loop is not None:
+            feeding.forward_loop(collector.run)
+        else:
+            collector.run_all(_opened(quantized.model, feeding), feeding.progress)
+        found = collector.collected()
+    feeds = kept.spread() if kept else ()
+    steps = weight_steps(quantized.config.steps)
+    return _moved(quantized, found, feeds, steps, feeding) if steps else _calibrated(quantized, found, feeds, threads)
+
+
+def _opened(model: Model, feeding: Feeding) -> Samples | Replayed:
+    if isinstance(feeding.samples, Replayed):
+        return feeding.samples
+    return open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
+
+
+def _calibrated(
+    quantized: QuantizedModel, statistics: Statistics, feeds: Sequence[Feed] = (), threads: int | None = None
+) -> QuantizedModel:
+    """Calibrates from statistics; `feeds` decide which method finds ranges, where that is left open."""
+    needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
+    tensors = statistics.require(quantized.model.digest, needed)
+    means = statistics.channel_means() if quantized.config.bias_correction else {}
+    by_method = partial(with_statistics, quantized, tensors, means, constants={})
+    if not feeds:
+        return replace(by_method(FALLBACK), data=statistics.data)
+    choice = choose_method(quantized.model, lambda method: by_method(method).to_model(), feeds, threads=threads)
+    best = by_method(choice.best)
+    told = Decision("calibration method", str(choice), Decider.METHOD)
+    return replace(best, data=statistics.data, decisions=(*best.decisions, told), method=choice.best)
+
+
+def _moved(
+    quantized: QuantizedModel,
+    statistics: Statistics,
+    feeds: Sequence[Feed],
+    steps: Sequence[WeightStep],
+    feeding: Feeding,
+) -> QuantizedModel:
+    plain = _calibrated(quantized, replace(statistics, means={}), feeds, feeding.threads)
+    assert plain.parameters is not None
+    means = statistics.channel_means() if quantized.config.bias_correction else None
+    model, parameters, changes = with_moved_weights(plain.model, plain.sites, plain.parameters, means, steps, feeding)
+    return replace(plain, model=model, parameters=parameters, weight_changes=changes)
+
+
+def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+    placed = Placement(quantized.sites, quantized.decisions)
+    model, placement = prepared(quantized.model, placed, quantized.matches, quantized.config, feeding)
+    return replace(quantized, model=model, sites=placement.sites, decisions=placement.decisions)
+
+
+def with_statistics(
+    quantized: QuantizedModel,
+    statistics: Mapping[str, TensorStatistics],
+    means: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
+    automatic: RangeMethod = FALLBACK,
+    constants: dict[Site, Parameters] | None = None,
+) -> QuantizedModel:
+    """Returns the model calibrated from statistics that were collected before; no inference.
+
+    `means` are the channel means by which biases are corrected; where they are absent, biases stay. `automatic` finds
+    ranges where the method is `auto`; numbers of constants that are in `constants` are not looked for again.
+    """
+    quantized, numbers = _activations(quantized, statistics, automatic, {} if constants is None else constants)
+    for site in quantized.sites:
+        if not site.on_activation and site.derived_from is None:
+            numbers.constant(site)
+    limited = _limited(quantized, numbers.parameters)
+    numbers.parameters.update(limited.parameters)
+    derived = [site for site in quantized.sites if site.derived_from is not None]
+    for site in derived:
+        numbers.widen_for_bias(site)
+    for site in derived:
+        numbers.bias(site)
+    model = correct_biases(quantized.model, quantized.weight_sites, numbers.parameters, means)
+    unmet = tuple(Decision("shift_limits", told, Decider.SHIFTS) for told in limited.unmet)
+    return replace(
+        quantized,
+        model=model,
+        decisions=(*quantized.decisions, *unmet),
+        parameters=numbers.parameters,
+        ranges=numbers.ranges,
+        reference=quantized.reference or quantized.model,
+    )
+
+
+def _limited(quantized: QuantizedModel, parameters: Mapping[Site, Parameters]) -> Limited:
+    if not quantized.config.shift_limits:
+        return Limited(parameters, (), ())
+    return shift_limits(quantized.model, quantized.sites, parameters)
+
+
+def _activations(
+    quantized: QuantizedModel,
+    statistics: Mapping[str, TensorStatistics],
+    automatic: RangeMethod,
+    constants: dict[Site, Parameters],
+) -> tuple[QuantizedModel, SiteNumbers]:
+    """Chooses the ranges of activations; where they show that branches do not fit together, places anew."""
+    numbers = SiteNumbers(quantized.model, statistics, automatic, constants)
+    for site in quantized.activation_sites:
+        if not site.ranging.dynamic:
+            numbers.activation(site)
+    found = list(quantized.matches.resolve(quantized.model))
+    conflicts = range_conflicts(found, quantized.activation_sites, numbers.ranges)
+    if not conflicts:
+        return quantized, numbers
+    outputs = {step.output for step in quantized.matches}
+    known = {decision.name: decision for decision in quantized.decisions if decision.name in outputs}
+    known |= {name: Decision(name, reason, Decider.RANGES) for name, reason in conflicts.items()}
+    placement = place(quantized.model, quantized.matches, quantized.config, known)
+    placed = replace(quantized, sites=placement.sites, decisions=placement.decisions)
+    return _activations(placed, statistics, automatic, constants)
