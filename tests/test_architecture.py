@@ -95,6 +95,7 @@ ORDER = [
     "summary",
     "evidence",
     "report",
+    "search",
     "quantonnx",
     "demo",
     "commands",
