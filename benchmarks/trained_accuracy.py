@@ -1,6 +1,6 @@
 """Accuracy and speed on trained models, against `quantize_static` on the same data in the same run.
 
-    python benchmarks/trained_accuracy.py [NAME...] [--methods minmax mse] [--no-peer] [--cache DIR]
+    python benchmarks/trained_accuracy.py [NAME...] [--methods default minmax] [--no-peer] [--cache DIR]
 
 NAME is one of minilm_r8, ppocr_rec, yolo_scenes, fashion_vit, fashion_mobilenet_v3 (benchmarks/fetch_models.py builds
 them). Both tools calibrate on the same samples; time is against float in ONNX Runtime at one thread, in turns, on one
@@ -74,7 +74,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
             feeds = calibration(arguments.cache, name)
             for target in ("onnxruntime", "openvino"):
                 for method in arguments.methods:
-                    config = qx.QuantConfig(activation=qx.TensorQuantConfig(calibration_method=method))
+                    config = None if method == "default" else qx.QuantConfig(activation={"calibration_method": method})
                     qx.quantize(model, feeds, target=target, config=config).save(out, force=True)
                     yield f"| {name} | {target} {method} | {row(model, out, feeds, evaluation, target)} |"
             if arguments.peer:
@@ -88,7 +88,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--methods", nargs="+", default=["minmax", "mse"])
+    parser.add_argument("--methods", nargs="+", default=["default"])
     parser.add_argument("--no-peer", dest="peer", action="store_false")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     arguments = parser.parse_args()

@@ -141,8 +141,15 @@ def _moved(
     plain = _calibrated(quantized, replace(statistics, means={}), feeds, feeding.threads)
     assert plain.parameters is not None
     means = statistics.channel_means() if quantized.config.bias_correction else None
-    model, parameters, changes = with_moved_weights(plain.model, plain.sites, plain.parameters, means, steps, feeding)
-    return replace(plain, model=model, parameters=parameters, weight_changes=changes)
+    done = with_moved_weights(plain.model, plain.sites, plain.parameters, means, steps, feeding)
+    left = tuple(Decision(tensor, reason, Decider.CODES) for tensor, reason in done.refused.items())
+    return replace(
+        plain,
+        model=done.model,
+        decisions=(*plain.decisions, *left),
+        parameters=done.parameters,
+        weight_changes=done.layers,
+    )
 
 
 def _prepared(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:

@@ -31,7 +31,6 @@ FALLBACK = parse_method("mse")
 CANDIDATES = (
     parse_method("percentile:99.999"),
     FALLBACK,
-    parse_method("percentile:99.99"),
     parse_method("moving_average"),
 )
 """Those that clip least first: they are safer on samples that calibration did not see."""

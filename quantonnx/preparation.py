@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantonnx.algorithms.awq import scale_activations
+from quantonnx.algorithms.bias_absorption import absorb_biases
 from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.input_scaling import scale_inputs
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
@@ -69,6 +70,21 @@ def _equalized(
     return done.model, done.refused
 
 
+def _absorbed(
+    model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
+) -> tuple[Model, tuple[Refused, ...]]:
+    done = absorb_biases(
+        model,
+        feeding.samples,
+        skip=rules_of(step.settings.skip, "recipe.absorb_biases.skip").first,
+        forward_loop=feeding.forward_loop,
+        limit=feeding.limit,
+        threads=feeding.threads,
+        progress=feeding.progress,
+    )
+    return done.model, done.refused
+
+
 def _smoothed(
     model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
 ) -> tuple[Model, tuple[Refused, ...]]:
@@ -126,9 +142,16 @@ def _scaled(
     return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
 
 
-_STEPS = {"equalize": _equalized, "smooth_quant": _smoothed, "scale_inputs": _scaled, "awq": _divided}
+_STEPS = {
+    "equalize": _equalized,
+    "absorb_biases": _absorbed,
+    "smooth_quant": _smoothed,
+    "scale_inputs": _scaled,
+    "awq": _divided,
+}
 DECIDERS = {
     "equalize": Decider.EQUALIZE,
+    "absorb_biases": Decider.ABSORB,
     "smooth_quant": Decider.SMOOTH,
     "scale_inputs": Decider.SCALE,
     "awq": Decider.AWQ,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from quantonnx.algorithms.bias_correction import correct_biases
-from quantonnx.algorithms.layerwise import LayerChange
+from quantonnx.algorithms.layerwise import WeightChange
 from quantonnx.algorithms.weight_steps import WeightStep, run_steps
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.formats import Parameters
@@ -16,8 +17,6 @@ from quantonnx.model import Model
 from quantonnx.preparation import Feeding
 from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
-
-Moved = tuple[Model, Mapping[Site, Parameters], tuple[LayerChange, ...]]
 
 
 def with_moved_weights(
@@ -27,8 +26,8 @@ def with_moved_weights(
     means: Mapping[str, np.ndarray[Any, Any]] | None,
     steps: Sequence[WeightStep],
     feeding: Feeding,
-) -> Moved:
-    """Returns the fused model with the weights that the steps chose, the numbers of its sites, and what became of each.
+) -> WeightChange:
+    """Returns the fused model with the weights that the steps chose, the numbers of all its sites, and what was done.
 
     `means` are the channel means by which biases are corrected that no step corrected; None leaves all biases alone.
     """
@@ -50,4 +49,4 @@ def with_moved_weights(
         numbers.bias(site)
     rest = tuple(site for site in sites if site.is_weight and site not in change.corrected)
     corrected = correct_biases(change.model, rest, numbers.parameters, means or {})
-    return corrected, numbers.parameters, change.layers
+    return replace(change, model=corrected, parameters=numbers.parameters)

@@ -8,8 +8,10 @@ import pytest
 from models import parse, run
 from onnx import numpy_helper
 
+import quantonnx as qx
 from quantonnx.algorithms.bias_absorption import absorb_biases
 from quantonnx.algorithms.equalization import equalize
+from quantonnx.decisions import Decider
 from quantonnx.model import Model
 
 RNG = np.random.default_rng(8)
@@ -94,6 +96,17 @@ def test_it_narrows_what_equalization_widened() -> None:
     before, after = (np.abs(each.array(bias(each))).max() for each in (balanced.model, found.model))
     assert after < before / 2
     assert absorbed.amount.max() > 0
+
+
+def test_absorption_as_a_step_of_a_recipe() -> None:
+    config = qx.QuantConfig(recipe=["equalize", "absorb_biases"], bias_correction=False)  # type: ignore[list-item]
+    quantized = qx.quantize(high(CONV), FEEDS, target="tensorrt", config=config)
+    expected = absorb_biases(equalize(Model.read(high(CONV))).model, FEEDS).model
+    np.testing.assert_allclose(quantized.model.array(bias(quantized.model)), expected.array(bias(expected)), rtol=1e-4)
+    assert any(decision.decider is Decider.ABSORB and decision.name == "y" for decision in quantized.decisions)
+    skipped = qx.QuantConfig(recipe=[{"absorb_biases": {"skip": ["Conv"]}}], bias_correction=False)  # type: ignore[list-item]
+    plain = qx.quantize(high(CONV), FEEDS, target="tensorrt", config=skipped)
+    np.testing.assert_array_equal(plain.model.array(bias(plain.model)), HIGH)
 
 
 def bias(model: Model):  # type: ignore[no-untyped-def]  # onnx-graphsurgeon ships no types

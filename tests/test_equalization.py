@@ -158,9 +158,7 @@ REFUSED = {
         "m = Conv(x, w) a = Add(m, x) y = Conv(a, v)", "float[3,3,1,1] w, float[5,3,1,1] v", y="float[N,5,8,8] y"
     ),
     r"is \[1\], not one number": graph("m = Conv(x, w) a = Add(m, b1) y = Conv(a, v)", f"{IN}, {OUT}, float[1] b1"),
-    "read by other operators": graph(
-        "m = Conv(x, w) n = Conv(m, w) y = Conv(n, w)", "float[3,3,1,1] w", y="float[N,3,8,8] y"
-    ),
+    "read by others": graph("m = Conv(x, w) n = Conv(m, w) y = Conv(n, w)", "float[3,3,1,1] w", y="float[N,3,8,8] y"),
     "along another axis": graph(
         "m = Conv(x, w) y = MatMul(m, v)", "float[6,3,1,1] w, float[8,5] v", y="float[N,6,8,5] y"
     ),

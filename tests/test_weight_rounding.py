@@ -25,8 +25,9 @@ from quantonnx.algorithms.weight_steps import WeightStep
 from quantonnx.calibrating import calibrate
 from quantonnx.config import RecipeStep
 from quantonnx.config.recipe import Search
+from quantonnx.decisions import Decider
 from quantonnx.errors import ConfigError, PlanError
-from quantonnx.formats import Parameters, TensorFormat, dequantize, quantize
+from quantonnx.formats import Parameters, ScaleType, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
 
@@ -214,6 +215,11 @@ def test_scales_are_those_of_least_error_of_the_outputs(name: str) -> None:
             scales.append(np.broadcast_to(scale, (OUTPUTS, 1))[:, 0])
         expected = np.take_along_axis(np.array(scales), np.argmin(errors, axis=0)[None], 0)[0]
         np.testing.assert_allclose(found[0, :, start], expected, rtol=1e-6)
+
+
+def test_powers_of_two_stay_where_shifts_reach_them() -> None:
+    case = problem(TensorFormat(n_bits=4, axis=1, scale_type=ScaleType.POWER_OF_TWO))
+    assert searched(case) is case.parameters
 
 
 def test_scales_that_a_bias_needs_are_kept() -> None:
@@ -471,6 +477,8 @@ def test_layers_are_chosen_by_name() -> None:
     proto = network(DEEP, DEEP_WEIGHTS)
     chosen = moved_by(placed(proto), samples(), Gptq(layers=("MatMul",), skip=("w",)))
     assert [change.tensor for change in chosen.weight_changes] == ["v"]
+    told = {decision.name: decision.reason for decision in chosen.decisions if decision.decider is Decider.CODES}
+    assert told == {"u": "it is none of the layers asked for", "w": "it is skipped by 'w'"}
     with pytest.raises(ConfigError, match="nothing in the model is called 'vv'"):
         moved_by(placed(proto), samples(), Gptq(layers=("vv",)))
 

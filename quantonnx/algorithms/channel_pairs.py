@@ -140,8 +140,8 @@ class _Finder:
         weight = node.inputs[1]
         if not isinstance(weight, gs.Constant) or (node.op in _PRODUCTS and len(weight.shape) != 2):
             raise _Refusal(f"{node.op} {node.name!r} has no constant weight with one axis for inputs, one for outputs")
-        if len(weight.outputs) > 1 or weight.name in self.model.captured:
-            raise _Refusal(f"the weight {weight.name!r} is read by other operators too")
+        if len(weight.outputs) > 1 or id(weight) in self.public or weight.name in self.model.captured:
+            raise _Refusal(f"the weight {weight.name!r} is read by others too")
         if weight.dtype != np.float32:
             raise _Refusal(f"the weight {weight.name!r} is {weight.dtype}, which scaled numbers may not fit into")
         return Layer(node, weight)

@@ -31,14 +31,14 @@ from quantonnx.weights import load_array
 
 Array = NDArray[Any]
 
-SAMPLES = 16
+SAMPLES = 8
 """How many samples show which channels are outliers: these are the same for all inputs."""
 
 _ALPHAS = np.linspace(0.1, 1, 10)
 _SMALLEST_CHANNEL = 1 / 64
 """Of the largest: a channel that samples leave smaller, or dead, counts as this large, so that others may wake it."""
 
-_COLUMNS = 1024  # outputs of a wide layer that are looked at
+_COLUMNS = 256  # outputs of a wide layer that are looked at
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def scale_inputs(
 ) -> InputScaling:
     """Returns the fused float model with scaled inputs where at least `least_gain` dB less error is expected.
 
-    `samples` and `forward_loop` are those of `calibrate`; of samples the first 16 are run, and none where no input can
+    `samples` and `forward_loop` are those of `calibrate`; of samples the first 8 are run, and none where no input can
     be scaled. `skip` names linear layers to leave alone. Raises CalibrationError for an input with NaN or infinity.
     """
     found = list(_inputs(model, sites, skip))

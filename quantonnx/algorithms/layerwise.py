@@ -82,10 +82,10 @@ def change_weights(
 ) -> WeightChange:
     """Returns the fused float model with the weights that `rounder` chose, by one pass over the samples.
 
-    `skipped` has, by tensor, why weights are left alone. `least` has scales that the biases of operators need:
-    an algorithm that chooses others stays above. Memory is
-    that of one sample and of the second moments of one layer; one sample after the other waits in a temporary folder.
-    Raises DataError for samples that do not fit, CalibrationError for NaN and infinity.
+    `skipped` has, by tensor, why weights are left alone. `least` has scales that the biases of operators need: an
+    algorithm that chooses others stays above. Memory is that of the weights, of one sample and of the second moments
+    of one layer; all samples wait on disk, in a temporary folder, each as it is at one place of the network. Raises
+    DataError for samples that do not fit, CalibrationError for NaN and infinity.
     """
     layers, refused = weight_layers(model, sites)
     layers = [layer for layer in layers if layer.site.tensor not in skipped]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.algorithms.grids import Problem, nearest
-from quantonnx.formats import Parameters, TensorFormat
+from quantonnx.formats import Parameters, ScaleType, TensorFormat
 from quantonnx.site_numbers import raised
 
 Array = NDArray[Any]
@@ -26,11 +26,13 @@ RATIOS = tuple(float(ratio) for ratio in np.linspace(1, 0.5, 20, endpoint=False)
 def searched(problem: Problem, ratios: Sequence[float] = RATIOS) -> Parameters:
     """Returns the scales with which plain rounding changes the outputs of a layer least.
 
-    Those that the layer has, where a user fixed them, or where numbers that share one are no rows of its matrix.
+    Those that the layer has, where a user fixed them, where they are powers of two (another one is twice as far, and
+    shifts may not reach it), or where numbers that share one are no rows of its matrix.
     """
     layer, fmt, site = problem.layer, problem.format, problem.layer.site
     parts = _parts(problem)
-    if parts is None or site.ranging.scale is not None or site.ranging.range is not None:
+    fixed = site.ranging.scale is not None or site.ranging.range is not None
+    if parts is None or fixed or fmt.scale_type is ScaleType.POWER_OF_TWO:
         return problem.parameters
     low, high = fmt.extremes(layer.tensor(problem.weight).astype(np.float32))
     candidates = [_raised(fmt.parameters(low * r, high * r, site.float_type), problem) for r in ratios]

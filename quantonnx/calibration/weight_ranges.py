@@ -19,16 +19,14 @@ _NUDGES = np.concatenate([[1.0], np.linspace(0.98, 1.02, 8)])
 _BLOCK = 1 << 16
 
 
-def least_error_range(values: Array, fmt: TensorFormat, importance: Array | None = None) -> Ends:
+def least_error_range(values: Array, fmt: TensorFormat) -> Ends:
     """Returns the range of least squared error, rounding and clipping together, shaped as by `TensorFormat.extremes`.
 
-    `importance` weighs the errors; it broadcasts to `values`. Both ends shrink together, and where the format is
-    asymmetric then each by itself, through about 50 (130) candidates. The whole range is one of them, so that the
-    result is never worse.
+    Both ends shrink together, and where the format is asymmetric then each by itself, through about 50 (130)
+    candidates. The whole range is one of them, so that the result is never worse.
     """
     whole = fmt.extremes(values)
-    weights = None if importance is None else _in_rows(np.broadcast_to(importance, values.shape), fmt)
-    search = _Search(_in_rows(values, fmt), weights, fmt)
+    search = _Search(_in_rows(values, fmt), fmt)
     flat = whole[0].reshape(-1), whole[1].reshape(-1)
     low, high = search.asymmetric(flat) if not fmt.symmetric else search.scaled(search.scaled(flat, _SHARES), _NUDGES)
     return low.reshape(whole[0].shape), high.reshape(whole[0].shape)
@@ -47,9 +45,8 @@ def _in_rows(values: Array, fmt: TensorFormat) -> Array:
 class _Search:
     """Tries ranges for every row at once and keeps the best of each."""
 
-    def __init__(self, rows: Array, weights: Array | None, fmt: TensorFormat) -> None:
+    def __init__(self, rows: Array, fmt: TensorFormat) -> None:
         self.rows = rows
-        self.weights = weights
         self.fmt = fmt
 
     def scaled(self, ends: Ends, factors: Array, *, which: tuple[bool, bool] = (True, True)) -> Ends:
@@ -77,10 +74,9 @@ class _Search:
         errors = np.zeros(scale.shape)
         for rows, columns in self._blocks():
             values = self.rows[rows, columns]
-            weights = None if self.weights is None else self.weights[rows, columns]
             for index in range(len(scale)):
                 bounds = lowest[index, rows, None], highest[index, rows, None]
-                errors[index, rows] += _squared(values / scale[index, rows, None], *bounds, weights)
+                errors[index, rows] += _squared(values / scale[index, rows, None], *bounds)
         return np.asarray(errors * scale.astype(np.float64) ** 2)
 
     def _blocks(self) -> Iterator[tuple[slice, slice]]:
@@ -93,11 +89,8 @@ class _Search:
                 yield slice(top, top + high), slice(left, left + wide)
 
 
-def _squared(steps: Array, lowest: Array, highest: Array, weights: Array | None) -> Array:
+def _squared(steps: Array, lowest: Array, highest: Array) -> Array:
     codes = np.rint(steps)
     np.clip(codes, lowest, highest, out=codes)
     steps -= codes
-    squares = (
-        np.einsum("ij,ij->i", steps, steps) if weights is None else np.einsum("ij,ij,ij->i", steps, steps, weights)
-    )
-    return np.asarray(squares)
+    return np.asarray(np.einsum("ij,ij->i", steps, steps))

@@ -35,6 +35,12 @@ class EqualizeConfig(Strict):
     skip: Names = ()
 
 
+class AbsorbBiasesConfig(Strict):
+    """High-bias absorption. `skip` has operators, by name, type or `re:` pattern, that stay as they are."""
+
+    skip: Names = ()
+
+
 class LayerChoice(Strict):
     """The integers and the layers of an algorithm that chooses the codes of weights.
 
@@ -130,6 +136,7 @@ class RecipeStep(Strict):
     """One algorithm with its settings; written as its name, or as `{name: settings}`."""
 
     equalize: EqualizeConfig | None = None
+    absorb_biases: AbsorbBiasesConfig | None = None
     smooth_quant: SmoothQuantConfig | None = None
     awq: AwqConfig | None = None
     gptq: GptqConfig | None = None

@@ -64,6 +64,7 @@ TEMPLATE = """\
 #skip: {stub: [], weight: [], smooth: []}    # only their activations, their weights, their smoothing
 #recipe:                                     # algorithms that change weights, in the order in which they run
 #  - equalize
+#  - absorb_biases                         # what channels never fall below moves into the next bias
 #  - smooth_quant: {alpha: auto}           # or a number: how much goes from activations into weights
 #smooth_quant: {alpha: 0.5}                  # short for a first step of that name
 #bias_correction: true
