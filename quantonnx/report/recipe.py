@@ -11,7 +11,7 @@ from quantonnx.quantized import QuantizedModel
 from quantonnx.report.changes import Before, Change, changes
 from quantonnx.report.facts import StepFacts
 
-_CALIBRATION = frozenset({Decider.METHOD, Decider.STATISTICS, Decider.SHIFTS})
+_CALIBRATION = frozenset({Decider.METHOD, Decider.STATISTICS, Decider.SHIFTS, Decider.CODES})
 
 
 def is_of_recipe(decision: Decision) -> bool:
