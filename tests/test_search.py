@@ -28,7 +28,8 @@ from quantonnx.search.searching import shortest
 CHAIN = """g (float[N,32] x) => (float[N,8] scores)
     <float[32,64] first, float[64,64] second, float[64,64] third, float[64,8] last>
     { a = MatMul (x, first) b = MatMul (a, second) c = MatMul (b, third) scores = MatMul (c, last) }"""
-KEEP = qx.QuantConfig(keep_slow=True)
+OPEN = qx.QuantConfig(keep_slow=True)
+KEEP = qx.QuantConfig(keep_slow=True, recipe=[], activation={"calibration_method": "mse"})
 Feeds = dict[str, np.ndarray]
 
 
@@ -137,6 +138,18 @@ def test_each_result_is_the_same(planted: onnx.ModelProto, feeds: Feeds) -> None
     one, other = (searched(planted, feeds, Goal(min_sqnr=33)) for _ in range(2))
     assert one.to_yaml() == other.to_yaml()
     assert one.quantized.to_onnx() == other.quantized.to_onnx()
+
+
+def test_what_the_target_does_by_default_is_done_and_pinned(planted: onnx.ModelProto, feeds: Feeds) -> None:
+    """Its recipe scales inputs, and its method is found by running the model: both see samples."""
+    first = searched(planted, feeds, Goal(min_sqnr=-100), config=OPEN)
+    assert first.config == OPEN
+    found = searched(planted, feeds, Goal(min_sqnr=first.score.sqnr_db + 1), config=OPEN)
+    assert found.reached
+    assert found.config.activation is not None
+    assert found.config.activation.calibration_method is not None
+    again = qx.quantize(planted, feeds, target="onnxruntime", config=found.config)
+    assert found.quantized.to_onnx() == again.to_onnx()
 
 
 def test_a_recipe_is_kept(planted: onnx.ModelProto, feeds: Feeds) -> None:
@@ -269,6 +282,7 @@ CONFIGS = [
     {},
     {"exclude": ["Gemm", {"name": "other", "optional": True}], "keep_slow": True},
     {"preset": "qnn-u16", "op_names": {"n": {"inputs": {0: {"n_bits": 16}}, "states": None}, "re:^x": None}},
+    {"recipe": []},
     {"activation": None, "recipe": ["equalize", {"smooth_quant": {"alpha": 0.5}}], "bias": {"dtype": "int32"}},
     {
         "activation": {"calibration_method": "percentile:99.9", "min_range": 1e-5},
@@ -291,12 +305,13 @@ def test_text_says_what_the_configuration_says(settings: dict[str, Any], tmp_pat
     assert [entry.name for entry in loaded.exclude][-2:] == ["a: b", "- no"]
     assert loaded.op_names["node"].inputs[1].n_bits == 16
     assert changed(config, ()) == config
+    assert ("recipe" in loaded.model_fields_set) == ("recipe" in settings)
 
 
 # ---------------------------------------------------------------------------------------------------------- the choice
 
 
-def placed(model: onnx.ModelProto, config: qx.QuantConfig = KEEP, target: str = "tensorrt") -> qx.QuantizedModel:
+def placed(model: onnx.ModelProto, config: qx.QuantConfig = OPEN, target: str = "tensorrt") -> qx.QuantizedModel:
     fused = qx.transform(model, target=target)
     return qx.insert_qdq(fused.model, fused.matches, config)
 
@@ -340,7 +355,7 @@ def test_what_was_said_stays(outliers: Feeds) -> None:
 
 def test_without_time_everything_stays(outliers: Feeds) -> None:
     choice = choose_config(placed(parse(CHAIN)), outliers, time_budget=0.0)
-    assert choice.config == KEEP
+    assert choice.config == OPEN
     assert {option.note for option in choice.options[1:]} == {"no time left"}
 
 
