@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from trained_metrics import characters, decode, session
 
 from quantonnx.runtimes.running import run_with
 
-TURNS, SECONDS = 300, 25.0
+TURNS, SECONDS = 1000, 25.0
 Array = NDArray[np.generic]
 Arrays = dict[str, Array]
 
@@ -48,7 +49,7 @@ def right(answers: Array, arrays: Arrays) -> float:
 
 
 def quality(exact: Path, arrays: Arrays, quantized: Path) -> dict[str, float | None]:
-    """Return SQNR of the first output in dB, both shares of right answers, agreement, and the integer share."""
+    """Return SQNR of the first output in dB, both shares of right answers, agreement, quantizers and integer share."""
     known = characters(exact) if "text" in arrays else None
     runs = [session(path) for path in (exact, quantized)]
     names = [value.name for value in runs[0].get_inputs()]
@@ -64,8 +65,15 @@ def quality(exact: Path, arrays: Arrays, quantized: Path) -> dict[str, float | N
         "float": right(of_float, arrays),
         "metric": right(of_quantized, arrays),
         "agreement": float((of_float == of_quantized).mean()),
+        "quantizers": quantizers(quantized),
         "integer": integer_share(exact, quantized, {name: arrays[name][:1].shape for name in names}),
     }
+
+
+def quantizers(path: Path) -> int:
+    """Return how many nodes of a file quantize, dequantize or compute in integers: 0 in a file left in float."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return sum("Linear" in node.op_type or "Integer" in node.op_type for node in nodes)
 
 
 def integer_share(exact: Path, quantized: Path, sizes: dict[str, tuple[int, ...]]) -> float | None:

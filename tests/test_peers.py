@@ -60,8 +60,15 @@ def test_rows_are_ordered_by_sqnr_and_failures_come_last() -> None:
 def test_the_standing_names_the_best_other_tool_for_each_figure() -> None:
     rows = {"quantonnx default": row(21.0), "nncf default": row(18.0, 0.95), "aimet default": row(19.0)}
     standing = table({"mobilenet": rows}).splitlines()[-1]
-    assert "SQNR 21.0 beats 19.0 (aimet default, time 0.50)" in standing
+    assert "SQNR 21.0 beats 19.0 (aimet default)" in standing
     assert "agreement 0.900 LOSES to 0.950 (nncf default" in standing
+
+
+def test_a_file_left_in_float_is_no_best_however_exact() -> None:
+    rows = {"quantonnx default": row(21.0), "onnxsim minmax": row(105.0) | {"quantizers": 0}}
+    text = table({"ppocr": rows})
+    assert "105" not in text
+    assert "onnxsim minmax | left in float" in text
 
 
 def test_a_tool_that_failed_is_not_the_best_of_the_others() -> None:
