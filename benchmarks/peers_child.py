@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LINE = 160
-FOLDERS = re.compile(r"(/[\w.@+-]+){2,}/")  # folders of this machine say nothing to a reader
+# folders of this machine, and how ONNX Runtime introduces every error, say nothing to a reader
+NOISE = re.compile(r"(/[\w.@+-]+){2,}/|onnxruntime\.capi\.\w+\.|\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,6 @@ def before(lines: list[str], last: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Return the beginning of a text, its folders left out."""
-    text = FOLDERS.sub("", text)
+    """Return the beginning of a text, its noise left out."""
+    text = NOISE.sub("", text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
