@@ -359,6 +359,12 @@ def test_without_time_everything_stays(outliers: Feeds) -> None:
     assert {option.note for option in choice.options[1:]} == {"no time left"}
 
 
+def test_samples_are_counted_and_not_batches(feeds: Feeds) -> None:
+    batches = [{"x": feeds["x"][start : start + 4]} for start in range(0, 48, 4)]
+    choice = choose_config(placed(parse(CHAIN)), batches, time_budget=0.0)
+    assert (choice.held_out, choice.used) == (12, 36)
+
+
 def test_few_samples_judge_and_calibrate(feeds: Feeds) -> None:
     choice = choose_config(placed(parse(CHAIN)), {"x": feeds["x"][:3]})
     assert (choice.held_out, choice.used) == (3, 3)

@@ -22,7 +22,7 @@ from quantonnx.search.emitting import Settings, settings_of, to_yaml
 from quantonnx.search.goals import Feed, Goal
 from quantonnx.search.measuring import Evaluation
 from quantonnx.search.trials import Progress, Quantizing
-from quantonnx.verification import Source
+from quantonnx.verification import Source, batch_of
 
 MARGIN = 0.3
 """Decibels by which a candidate has to be better than what stands."""
@@ -147,7 +147,8 @@ def choose_config(
     best = chooser.better(best, [chooser.tried(*each) for each in _methods(best.config)], "method")
     best = chooser.better(best, [chooser.tried(*each) for each in _weight_ranges(best)], "range of weights")
     best = chooser.better(best, [chooser.tried(*each) for each in _recipes(best, placed)], "recipe")
-    return Choice(best.config, tuple(chooser.options), best, evaluation.count, len(used), tuple(chooser.reasons))
+    rows = sum(map(batch_of, used))
+    return Choice(best.config, tuple(chooser.options), best, evaluation.count, rows, tuple(chooser.reasons))
 
 
 def _methods(config: QuantConfig) -> Iterator[tuple[str, QuantConfig]]:
