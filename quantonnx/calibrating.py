@@ -128,7 +128,7 @@ def _calibrated(
     choice = choose_method(quantized.model, lambda method: by_method(method).to_model(), feeds, threads=threads)
     best = by_method(choice.best)
     told = Decision("calibration method", str(choice), Decider.METHOD)
-    return replace(best, data=statistics.data, decisions=(*best.decisions, told))
+    return replace(best, data=statistics.data, decisions=(*best.decisions, told), method=choice.best)
 
 
 def _moved(

@@ -41,6 +41,15 @@ def slower_in_integers(model: Model, matches: Sequence[Pattern], target: Target)
     return islands.released()
 
 
+def prices_of_float(model: Model, matches: Sequence[Pattern], costs: CostModel, target: Target) -> list[float]:
+    """Returns for each match the microseconds that it adds to put it into float while all others stay in integers.
+
+    What stands between integer operators costs its conversions too. Infinite where shapes or costs are unknown.
+    """
+    islands = _Islands(UnitGraph(model, matches, target, costs), costs)
+    return [islands.change([unit]) for unit in islands.units]
+
+
 class _Islands:
     def __init__(self, graph: UnitGraph, costs: CostModel) -> None:
         self.costs = costs
@@ -76,7 +85,7 @@ class _Islands:
             spent += self.costs.float_costs["DequantizeLinear"].time(0, 2 * value.elements)
         return spent
 
-    def _change(self, units: Sequence[Unit]) -> float:
+    def change(self, units: Sequence[Unit]) -> float:
         """The microseconds that it adds to put integer units into float; negative when that is faster."""
         values = distinct(value for unit in units for value in unit.values)
         before = sum(map(self._conversions, values))
@@ -92,7 +101,7 @@ class _Islands:
                 value.integer_readers += 1 if integer else -1
 
     def _release_singly(self, reasons: dict[int, str]) -> None:
-        heap = [(self._change([unit]), order) for order, unit in enumerate(self.units) if unit.integer]
+        heap = [(self.change([unit]), order) for order, unit in enumerate(self.units) if unit.integer]
         orders = {id(unit): order for order, unit in enumerate(self.units)}
         heapq.heapify(heap)
         while heap:
@@ -100,7 +109,7 @@ class _Islands:
             unit = self.units[order]
             if known >= self.least or not unit.integer:
                 continue
-            change = self._change([unit])
+            change = self.change([unit])
             if change >= self.least:
                 continue
             if change > known + 1e-9:
@@ -108,7 +117,7 @@ class _Islands:
                 continue
             self._release([unit], change, reasons)
             for near in self._neighbours([unit]):
-                heapq.heappush(heap, (self._change([near]), orders[id(near)]))
+                heapq.heappush(heap, (self.change([near]), orders[id(near)]))
 
     def _release_groups(self, reasons: dict[int, str]) -> None:
         """Releases neighbours that only pay together, grown from units that gain less than their conversions."""
@@ -130,12 +139,12 @@ class _Islands:
         return sum(cost.time(0, 2 * value.elements) for cost in costs)
 
     def _grown(self, unit: Unit) -> tuple[list[Unit], float]:
-        group, change = [unit], self._change([unit])
+        group, change = [unit], self.change([unit])
         while change >= self.least and len(group) < _LARGEST_GROUP:
             near = [other for other in self._neighbours(group) if other.gain < inf]
             if not near:
                 break
-            tried = [(self._change([*group, other]), index) for index, other in enumerate(near)]
+            tried = [(self.change([*group, other]), index) for index, other in enumerate(near)]
             change, index = min(tried)
             group.append(near[index])
         return group, change
@@ -145,7 +154,7 @@ class _Islands:
         for unit in self.units:
             if not unit.integer:
                 self._switch([unit], integer=True)
-                if self._change([unit]) > -self.least:
+                if self.change([unit]) > -self.least:
                     del reasons[id(unit)]
                 else:
                     self._switch([unit], integer=False)
@@ -164,7 +173,7 @@ class _Islands:
             if unit.integer and id(unit) not in seen:
                 region = self._region(unit)
                 seen.update(map(id, region))
-                change = self._change(region)
+                change = self.change(region)
                 if change < 0:
                     self._release(region, change, reasons)
 

@@ -50,7 +50,7 @@ def prepared(
         if step.name not in _STEPS:
             continue
         changed, refused = _STEPS[step.name](model, placement, matches, config, step, feeding)
-        told += (Decision(each.activation, each.reason, _DECIDERS[step.name]) for each in refused)
+        told += (Decision(each.activation, each.reason, DECIDERS[step.name]) for each in refused)
         placement = placement if changed is model else place(changed, matches, config)
         model = changed
     return model, Placement(placement.sites, (*placement.decisions, *told))
@@ -149,10 +149,11 @@ _STEPS = {
     "scale_inputs": _scaled,
     "awq": _divided,
 }
-_DECIDERS = {
+DECIDERS = {
     "equalize": Decider.EQUALIZE,
     "absorb_biases": Decider.ABSORB,
     "smooth_quant": Decider.SMOOTH,
     "scale_inputs": Decider.SCALE,
     "awq": Decider.AWQ,
 }
+"""Who tells what a step did or left alone, by the step."""

@@ -11,6 +11,7 @@ import onnx
 from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.assembly import assembled
 from quantonnx.calibration.collected import DataSource
+from quantonnx.calibration.methods import RangeMethod
 from quantonnx.collecting import uncollected
 from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision
@@ -29,7 +30,7 @@ class QuantizedModel:
     """A fused float model, its sites, and (once calibrated) scale and zero point at every site.
 
     `reference` is the model with the float results, where `model` has weights or biases that make up for rounding;
-    `weight_changes` tell what algorithms did to weights.
+    `weight_changes` tell what algorithms did to weights; `method` is the one that `auto` came to.
     """
 
     model: Model
@@ -42,6 +43,7 @@ class QuantizedModel:
     data: tuple[DataSource, ...] = ()
     reference: Model | None = None
     weight_changes: tuple[LayerChange, ...] = ()
+    method: RangeMethod | None = None
 
     @property
     def calibrated(self) -> bool:

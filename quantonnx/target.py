@@ -68,7 +68,8 @@ class Target:
 
     `same_scale` operators compute on codes when both sides share one scale; a pair before a `transparent` operator
     serves the operator after it as well; the inputs of a `one_scale` operator take the scale of its claimed result.
-    `costs` decide which operators are worth their conversions; operators in `float_only` have no integer kernel.
+    `costs` decide which operators are worth their conversions; operators in `float_only` have no integer kernel, and
+    those in `wide` have one for activations of 16 bits too.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Target:
     one_scale: frozenset[str] = frozenset()
     costs: CostModel | None = None
     float_only: frozenset[str] = frozenset({"LSTM", "GRU", "RNN"})
+    wide: frozenset[str] = frozenset()
     names: dict[str, type[Pattern]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -93,24 +93,27 @@ def compare(
     DataError where there are no samples, or where the models or labels do not belong together.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
-    sessions = [
-        open_session(source, threads=threads, float_biases=_has_float16_scales(source))
-        for source in (float_source, quantized_source)
-    ]
+    sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
     pairs = _pairs_of_outputs(*sessions)
-    tally = _Tally([name for name, _ in pairs], labels)
+    tally = Tally([name for name, _ in pairs], labels)
     total = _length(samples)
     with ThreadPoolExecutor(1) as beside:
         for feed in islice(samples, limit):
-            waiting = beside.submit(_run, sessions[0], [name for name, _ in pairs], feed, tally.samples)
-            rough = _run(sessions[1], [name for _, name in pairs], feed, tally.samples)
-            tally.add(waiting.result(), rough, _batch(feed))
+            waiting = beside.submit(run_sample, sessions[0], [name for name, _ in pairs], feed, tally.samples)
+            rough = run_sample(sessions[1], [name for _, name in pairs], feed, tally.samples)
+            tally.add(waiting.result(), rough, batch_of(feed))
             if progress is not None:
                 progress(tally.samples, total)
     return tally.result()
 
 
-def _run(session: ort.InferenceSession, outputs: list[str], feed: Feed, position: int) -> list[Any]:
+def open_to_compare(source: Source, threads: int | None = None) -> ort.InferenceSession:
+    """Returns a session whose biases are exact in float16 too."""
+    return open_session(source, threads=threads, float_biases=_has_float16_scales(source))
+
+
+def run_sample(session: ort.InferenceSession, outputs: list[str], feed: Feed, position: int) -> list[Any]:
+    """Returns the named outputs for one feed, the `position`-th. Raises DataError where it does not run."""
     try:
         return list(session.run(outputs, _with_floats_of(session, feed)))
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
@@ -153,12 +156,13 @@ def _pairs_of_outputs(exact: ort.InferenceSession, rough: ort.InferenceSession) 
     return list(zip(*names, strict=True))
 
 
-def _batch(feed: Feed) -> int:
+def batch_of(feed: Feed) -> int:
+    """Returns the number of samples in a feed."""
     first = next(iter(feed.values()), None)
     return int(first.shape[0]) if first is not None and first.ndim else 1
 
 
-class _Tally:
+class Tally:
     """What is remembered of all samples: sums per output, and right answers."""
 
     def __init__(self, names: Sequence[str], labels: Array | None) -> None:

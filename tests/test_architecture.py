@@ -94,6 +94,8 @@ ORDER = [
     "drawing",
     "summary",
     "evidence",
+    "report",
+    "search",
     "quantonnx",
     "demo",
     "commands",

@@ -11,6 +11,7 @@ from quantonnx.commands.options import NumberOptions, OutOptions, SampleOptions,
 from quantonnx.commands.quantizing import quantize
 from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import Run
+from quantonnx.commands.searching import SearchOptions
 
 DEFAULT_OUT = Path("demo.int8.onnx")
 
@@ -32,5 +33,6 @@ def demo(
         SampleOptions(calibration_path()),
         StatisticsOptions(),
         NumberOptions(),
+        SearchOptions(),
         eval_data=evaluation_path(),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantonnx.commands.reporting import check_report_folder
 from quantonnx.commands.running import Run
 from quantonnx.errors import ConfigError
 
@@ -57,16 +58,30 @@ class LayerOptions:
         ),
     ] = None
 
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="DIR", help="Write report.html and report.json there.", rich_help_panel=_PANEL
+        ),
+    ] = None
+
     def check(self) -> None:
         """Raises ConfigError where an option for layers is given without --layers."""
-        given = {"--top": self.top, "--at-outputs": self.at_outputs, "--target": self.target}
+        given = {
+            "--top": self.top,
+            "--at-outputs": self.at_outputs,
+            "--target": self.target,
+            "--report": self.report,
+        }
         first = next((name for name, value in given.items() if value), None)
         if first and not self.layers:
             raise ConfigError(f"{first} is given without --layers", "add --layers")
+        if self.report is not None:
+            check_report_folder(self.report)
 
 
-def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, options: LayerOptions) -> None:
-    """Measures the layers of two files, and shows and keeps what was found."""
+def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, options: LayerOptions) -> Evidence:
+    """Measures the layers of two files, shows and keeps what was found, and returns it."""
     from quantonnx.evidence import compare_layers
 
     with run.stage("layers", "layers") as stage:
@@ -86,6 +101,7 @@ def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, option
     most = max(len(found.groups), len(found.sites)) if run.verbose else options.top or _SHOWN
     run.show("", _groups_table(found, most), "", _sites_table(found, most), "")
     run.show_text(last_line(found))
+    return found
 
 
 def last_line(found: Evidence) -> str:

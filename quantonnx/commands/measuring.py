@@ -12,6 +12,7 @@ from quantonnx.commands.layers import LayerOptions, show_layers
 from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.quantizing import load
 from quantonnx.commands.remembering import StatisticsOptions
+from quantonnx.commands.reporting import Compared, report_comparison
 from quantonnx.commands.running import Run
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def compare(
     run.result["bytes"] = {"float": sizes[0], "quantized": sizes[1]}
     run.show(tables.compared(comparison), "", tables.before_and_after(sizes, comparison, measured))
     if layers.layers:
-        show_layers(run, model, quantized, samples, layers)
+        found = show_layers(run, model, quantized, samples, layers)
+        if layers.report is not None:
+            report_comparison(run, layers.report, Compared(model, quantized, found, comparison, measured), samples)
 
 
 def calibrate(

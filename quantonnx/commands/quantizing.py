@@ -18,10 +18,12 @@ from quantonnx.commands.options import (
     TargetOptions,
 )
 from quantonnx.commands.remembering import StatisticsOptions
-from quantonnx.commands.running import CHECK_FAILED, Run, complain, finite, write_text
-from quantonnx.errors import ConfigError
+from quantonnx.commands.reporting import Reported, ReportOption, check_report_folder, report_quantization
+from quantonnx.commands.running import Run
+from quantonnx.commands.searching import Acting, SearchOptions
 
 if TYPE_CHECKING:
+    from quantonnx.calibration.collected import Statistics
     from quantonnx.calibration.samples import Samples
     from quantonnx.model import Model
     from quantonnx.plan import Plan
@@ -41,6 +43,7 @@ def quantize(
     source: SampleOptions,
     remembered: StatisticsOptions,
     numbers: NumberOptions,
+    bar: SearchOptions,
     plan: PlanOption = None,
     eval_data: Annotated[
         Path | None,
@@ -51,45 +54,40 @@ def quantize(
             rich_help_panel=_CHECKING,
         ),
     ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            metavar="SHARE",
-            min=0.0,
-            help="Exit with 1 where accuracy (or agreement) falls further.",
-            rich_help_panel=_CHECKING,
-        ),
-    ] = None,
     speed: Annotated[
         bool | None,
         typer.Option(
             "--speed/--no-speed", help="Time both models; by default for onnxruntime.", rich_help_panel=_CHECKING
         ),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="DIR", help="Write plan and summary there.", rich_help_panel=_CHECKING),
-    ] = None,
+    report: ReportOption = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
+    if report is not None:
+        check_report_folder(report)
     settings = numbers.build()
     remembered.check("quantize", source, output, needs_data=not settings.only_weights)
-    if max_drop is not None and eval_data is None:
-        raise ConfigError("--max-drop has nothing to measure on", "give --eval-data DATA")
+    bar.check(source, eval_data, force=output.force)
     job = _Job(run, model, output, compiler, source, remembered)
     placed = job.place(plan, settings)
     remembered.check("quantize", source, output, needs_data=placed.needs_samples)
     samples, evaluation = job.open_samples(placed.model, eval_data)
-    calibrated = job.calibrate(placed, samples)
+    acted = Acting(run, bar, placed, samples if source.given else None, evaluation, model)
+    placed = acted.choose()
+    statistics = job.statistics(placed, samples)
+    calibrated = acted.search(statistics) if bar.wanted else job.calibrate(placed, samples, statistics)
     job.write(calibrated)
     comparison = job.compare(evaluation) if evaluation is not None else None
     measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
+    acted.tell(force=output.force)
     if report is not None:
-        job.report(report)
-    return _judge(comparison, max_drop)
+        seen = (samples if source.given else None, evaluation)
+        files = model, output.out
+        done = Reported(placed, calibrated, comparison, measured, *files, *seen, statistics, job.plan)
+        report_quantization(run, report, done)
+    return acted.verdict()
 
 
 class _Job:
@@ -161,11 +159,22 @@ class _Job:
             self.run.note("comparing on the data that calibrated: figures will look better than they are")
         return samples, self.source.open(model, eval_data) if eval_data else None
 
-    def calibrate(self, placed: QuantizedModel, samples: Samples) -> QuantizedModel:
-        """Runs the float model over the samples."""
+    def statistics(self, placed: QuantizedModel, samples: Samples) -> Statistics | None:
+        """Returns the statistics of files, or those that are to be kept; None where nobody asks for any."""
+        from quantonnx.surveying import survey
+
+        if not self.remembered.asked:
+            return None
+        with self.run.stage("calibrate", "statistics") as stage:
+            collect = partial(survey, placed.model, samples, name=self.source.name, progress=stage.report)
+            found = self.remembered.gather(collect, self.output)
+            stage.detail = f"{found.samples if found else 0} samples"
+        return found
+
+    def calibrate(self, placed: QuantizedModel, samples: Samples, statistics: Statistics | None) -> QuantizedModel:
+        """Runs the float model over the samples, or takes what statistics say."""
         from quantonnx import summary
         from quantonnx.calibrating import calibrate
-        from quantonnx.surveying import survey
 
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0
@@ -175,8 +184,6 @@ class _Job:
                 seen = done
                 stage.report(done, total)
 
-            collect = partial(survey, placed.model, samples, name=self.source.name, progress=progress)
-            statistics = self.remembered.gather(collect, self.output)
             if not self.source.given and statistics is None:
                 calibrated = calibrate(placed)
             elif statistics is None:
@@ -216,17 +223,6 @@ class _Job:
             stage.detail = "ONNX Runtime, one thread, in turns"
         self.run.result["speed"] = summary.speed(measured)
         return measured
-
-    def report(self, folder: Path) -> None:
-        """Writes the plan and the result into a folder."""
-        import json
-
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.plan is not None:
-            write_text(folder / "plan.yaml", self.plan.to_yaml())
-        text = json.dumps(finite(self.run.result), indent=2, ensure_ascii=False, default=str)
-        write_text(folder / "summary.json", text + "\n")
-        self.run.note(f"report: {folder}")
 
     def sizes(self) -> tuple[int, int]:
         """Returns the bytes of both models, external data included."""
@@ -281,18 +277,3 @@ def _show(
         run.show(part, "")
     if comparison is None:
         run.show_text("accuracy was not measured: give --eval-data with samples that were not used to calibrate\n")
-
-
-def _judge(comparison: Comparison | None, max_drop: float | None) -> int:
-    if max_drop is None or comparison is None:
-        return 0
-    if comparison.accuracy is not None and comparison.float_accuracy is not None:
-        name, drop = "accuracy", comparison.float_accuracy - comparison.accuracy
-    elif comparison.agreement is not None:
-        name, drop = "top-1 agreement", 1 - comparison.agreement
-    else:
-        raise ConfigError("--max-drop has nothing to measure", "it needs labels, or an output that holds class scores")
-    if drop <= max_drop:
-        return 0
-    complain(f"{name} fell by {drop:.4f}, more than --max-drop {max_drop:g}")
-    return CHECK_FAILED

@@ -41,6 +41,11 @@ class StatisticsOptions:
         ),
     ] = None
 
+    @property
+    def asked(self) -> bool:
+        """True where statistics are given, or are to be kept."""
+        return bool(self.statistics) or self.save_statistics is not None
+
     def check(self, command: str, source: SampleOptions, output: OutOptions, *, needs_data: bool = True) -> None:
         """Raises, before any work, where there is neither data nor statistics, or both, or no place for the file."""
         if not self.statistics and (needs_data or source.given or self.save_statistics is not None):

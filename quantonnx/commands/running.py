@@ -29,7 +29,7 @@ INTERRUPTED = 130
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime")
 _WIDTH_OF_A_FILE = 240
 _PANEL = "Output"
-_OUTPUTS = frozenset({"out", "save_statistics", "svg"})
+_OUTPUTS = frozenset({"out", "save_statistics", "svg", "emit_config"})
 
 
 @dataclass(frozen=True)
