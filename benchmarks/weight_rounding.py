@@ -1,8 +1,10 @@
-"""What algorithms that move weights are worth on one model: error, answers, seconds and peak memory of each.
+r"""What algorithms that move weights are worth on one model: error, answers, seconds and peak memory of each.
 
-    python benchmarks/weight_rounding.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--preset w4a8] [--only gptq awq]
+    python benchmarks/weight_rounding.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--preset w4a8] [--keep-slow] \
+        [--only gptq awq]
 
 Every row is a process of its own, so that its peak memory is its own; all calibrate on the same samples, one feed each.
+With `--keep-slow`, operators that are faster in float are quantized too.
 `plain` rounds to the nearest code, `corrected` corrects biases too, as all that follow do.
 """
 
@@ -53,9 +55,14 @@ def outputs(model: str | bytes, arrays: Feed) -> NDArray[np.float64]:
     return np.concatenate([running.run(None, feed)[0] for feed in feeds]).astype(np.float64)
 
 
-def made(name: str, model: Path, feeds: list[Feed], preset: str) -> QuantizedModel:
-    config = qx.QuantConfig(preset=preset, keep_slow=True, bias_correction=name != "plain", recipe=RECIPES[name])
-    return qx.quantize(model, feeds, target="onnxruntime", config=config, threads=1)
+def made(name: str, arguments: argparse.Namespace, feeds: list[Feed]) -> QuantizedModel:
+    config = qx.QuantConfig(
+        preset=arguments.preset,
+        keep_slow=arguments.keep_slow,
+        bias_correction=name != "plain",
+        recipe=RECIPES[name],
+    )
+    return qx.quantize(arguments.model, feeds, target="onnxruntime", config=config, threads=1)
 
 
 def row(name: str, arguments: argparse.Namespace) -> str:
@@ -65,7 +72,7 @@ def row(name: str, arguments: argparse.Namespace) -> str:
     count = min(len(whole[inputs[0]]), arguments.samples)
     feeds = [{key: whole[key][i : i + 1] for key in inputs} for i in range(count)]
     start = time.perf_counter()
-    quantized = made(name, arguments.model, feeds, arguments.preset)
+    quantized = made(name, arguments, feeds)
     seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     arrays = dict(np.load(arguments.evaluation))
     expected = outputs(str(arguments.model), arrays)
@@ -89,6 +96,7 @@ def main() -> None:
     for name in ("model", "calibration", "evaluation"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--preset", default="w4a8")
+    parser.add_argument("--keep-slow", action="store_true")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--row", choices=RECIPES, help=argparse.SUPPRESS)
@@ -100,6 +108,7 @@ def main() -> None:
         "| algorithm | SQNR dB | agreement | accuracy (float) | layers | seconds | peak MiB |",
         "|---" * 7 + "|",
         sep="\n",
+        flush=True,
     )
     for name in arguments.only:
         subprocess.run([sys.executable, *sys.argv, "--row", name], check=True)
