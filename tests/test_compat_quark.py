@@ -127,7 +127,7 @@ def test_formats_of_weights(changes: Spec, expected: Spec) -> None:
         ("PerTensorHistogramObserver", "mse"),
         ("PerTensorMSEObserver", "mse"),
         ("PerTensorPercentileObserver", "percentile"),
-        ("PlaceholderObserver", "mse"),
+        ("PlaceholderObserver", "auto"),
     ],
 )
 def test_observers_are_methods(observer: str, method: str) -> None:

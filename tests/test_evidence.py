@@ -203,7 +203,8 @@ def test_the_reader_of_an_outlier_is_the_worst_group(target: str) -> None:
     bias, matrix = weight("b1"), weight("w2")
     bias[3] += 3000.0  # one channel of r1 is large, and the layer behind it looks away
     matrix[3] *= 1e-4
-    found = collect_evidence(quantized(target, with_weights(b1=bias, w2=matrix)), ROWS, blame=1)
+    config = QuantConfig(keep_slow=True, recipe=[])  # scaled inputs would take the outlier out
+    found = collect_evidence(quantized(target, with_weights(b1=bias, w2=matrix), config), ROWS, blame=1)
     worst = found.groups[0]
     assert worst.tensor in ("h2", "r2")
     site = worst_site(found, worst)

@@ -183,6 +183,8 @@ def _divide(scaler: OperandScaler, found: _Input, scale: Array, norm: NormReader
 def _best_scale(found: _Input, seen: ChannelExtremes) -> tuple[Array, float]:
     """The factors of least expected error, float32 [channels], and by how many dB that is less than unscaled."""
     matrices = [_some_outputs(load_array(each.constant), each.axis) for each in found.weights]
+    if not all(np.isfinite(matrix).all() for matrix in matrices):
+        return np.ones(len(matrices[0]), np.float32), 0.0
     error = _ExpectedError(found, seen, matrices)
     largest = np.maximum(seen.maxima.astype(np.float64), float(seen.maxima.max(initial=0)) * _SMALLEST_CHANNEL)
     rows = np.maximum.reduce([np.abs(matrix).max(axis=1) for matrix in matrices]).astype(np.float64)
