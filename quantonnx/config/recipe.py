@@ -102,7 +102,7 @@ class AdaRoundConfig(LayerChoice):
     warm_start: float = Field(default=0.2, ge=0, le=1)
     sweeps: int = Field(default=20, ge=1)
     damp_percent: float = Field(default=0.01, ge=0, le=1)
-    asymmetric: bool = False
+    asymmetric: bool = True
     true_sequential: bool = True
     search_scales: bool = True
 
