@@ -43,6 +43,21 @@ class Decider(Enum):
     BODY = "control flow: bodies of If, Loop and Scan are kept as they are"
 
 
+_OF_ALGORITHMS = frozenset(
+    {
+        Decider.SMOOTH,
+        Decider.AWQ,
+        Decider.SCALE,
+        Decider.CODES,
+        Decider.EQUALIZE,
+        Decider.ABSORB,
+        Decider.STATISTICS,
+        Decider.SHIFTS,
+        Decider.METHOD,
+    }
+)
+
+
 @dataclass(frozen=True)
 class Decision:
     """Why something was left in float, or moved: the operator or tensor, the reason, and which rule says so.
@@ -54,6 +69,11 @@ class Decision:
     reason: str
     decider: Decider | None = None
     rule: str = ""
+
+    @property
+    def of_algorithm(self) -> bool:
+        """True for what a step of the recipe or the calibration tells, and not the placement."""
+        return self.decider in _OF_ALGORITHMS
 
 
 def refusal(step: Step, match: Pattern, target: Target, types: ElementTypes) -> Decision | None:

@@ -23,6 +23,9 @@ SHORTEST_RUN = 50.0
 LEAST_SAVING, LEAST_SHARE = 2.0, 0.005
 """Microseconds, and of the run in float: what saves less than both is not within what estimates can tell."""
 
+LEAST_OF_OWN = 0.05
+"""Of the time in float of what is released: costs are known no better, and in integers all stays together."""
+
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _LARGEST_GROUP = 6
 _CROWD = 16  # what has more neighbours does not hang on one of them, and looking at it for each would be quadratic
@@ -110,7 +113,7 @@ class _Islands:
             if known >= self.least or not unit.integer:
                 continue
             change = self.change([unit])
-            if change >= self.least:
+            if not self._pays([unit], change):
                 continue
             if change > known + 1e-9:
                 heapq.heappush(heap, (change, order))
@@ -126,8 +129,12 @@ class _Islands:
         for unit in self.units:
             if unit.integer and len(unit.values) <= _CROWD and unit.gain < self._price(unit):
                 group, change = self._grown(unit)
-                if change < self.least:
+                if self._pays(group, change):
                     self._release(group, change, reasons)
+
+    def _pays(self, units: Sequence[Unit], change: float) -> bool:
+        """True for a change that saves more than estimates are wrong by."""
+        return change < min(self.least, -LEAST_OF_OWN * sum(unit.float_time for unit in units))
 
     def _most_saved(self) -> float:
         """No unit of a group can save more microseconds than this: all conversions around it, and what it loses."""
@@ -140,7 +147,7 @@ class _Islands:
 
     def _grown(self, unit: Unit) -> tuple[list[Unit], float]:
         group, change = [unit], self.change([unit])
-        while change >= self.least and len(group) < _LARGEST_GROUP:
+        while not self._pays(group, change) and len(group) < _LARGEST_GROUP:
             near = [other for other in self._neighbours(group) if other.gain < inf]
             if not near:
                 break

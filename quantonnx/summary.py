@@ -64,7 +64,13 @@ def excluded(quantized: QuantizedModel) -> list[dict[str, str]]:
 
 def left_in_float(quantized: QuantizedModel) -> list[Decision]:
     """Returns why each operator or value that is not quantized is not."""
-    return [*quantized.decisions, *_unclaimed(quantized)]
+    placed = [decision for decision in quantized.decisions if not decision.of_algorithm]
+    return [*placed, *_unclaimed(quantized)]
+
+
+def told_by_algorithms(quantized: QuantizedModel) -> list[Decision]:
+    """Returns what the steps of the recipe and the calibration tell."""
+    return [decision for decision in quantized.decisions if decision.of_algorithm]
 
 
 def pattern_counts(quantized: QuantizedModel) -> list[PatternCount]:

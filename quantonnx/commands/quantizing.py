@@ -268,6 +268,7 @@ def _show(
     from quantonnx.commands import tables
 
     shown = [tables.placed(calibrated), tables.in_float(calibrated, every=run.verbose)]
+    shown.append(tables.told(calibrated, every=run.verbose))
     if run.verbose:
         shown.insert(1, tables.sites(calibrated))
     if comparison is not None:

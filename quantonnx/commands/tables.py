@@ -10,7 +10,7 @@ from rich.table import Table
 from quantonnx.decisions import Decision
 from quantonnx.quantized import QuantizedModel
 from quantonnx.speed import Speed
-from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format
+from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format, told_by_algorithms
 from quantonnx.verification import Comparison
 
 _SHOWN_NAMES = 3
@@ -49,6 +49,16 @@ def in_float(quantized: QuantizedModel, *, every: bool = False) -> Table | None:
     if every:
         return table("Left in float", "where", "why", rows=[(decision.name, decision.reason) for decision in decisions])
     return reasons("Left in float", decisions)
+
+
+def told(quantized: QuantizedModel, *, every: bool = False) -> Table | None:
+    """Returns what the steps of the recipe and the calibration tell, by reason or (`every`) by name, or None."""
+    decisions = told_by_algorithms(quantized)
+    if not decisions:
+        return None
+    if every:
+        return table("Algorithms", "where", "what", rows=[(decision.name, decision.reason) for decision in decisions])
+    return reasons("Algorithms", decisions)
 
 
 def reasons(title: str, decisions: Iterable[Decision]) -> Table:

@@ -10,7 +10,6 @@ from quantonnx.pattern import Pattern
 from quantonnx.plan import Step
 from quantonnx.quantized import QuantizedModel
 from quantonnx.report.facts import GroupFacts
-from quantonnx.report.recipe import is_of_recipe
 from quantonnx.sites import Site
 from quantonnx.summary import deciding_rule, left_in_float
 
@@ -28,8 +27,7 @@ class _Groups:
     def __init__(self, quantized: QuantizedModel) -> None:
         self.quantized = quantized
         self.target = quantized.matches.target
-        told = [decision for decision in left_in_float(quantized) if not is_of_recipe(decision)]
-        self.decisions = {decision.name: decision for decision in reversed(told)}
+        self.decisions = {decision.name: decision for decision in reversed(left_in_float(quantized))}
         self.places = {node.name: place for place, node in enumerate(quantized.model.graph.nodes)}
         self.operator_of = {node.name: node.op for node in quantized.model.graph.nodes}
         self.readers: dict[str, list[int]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from quantonnx.decisions import Decider, Decision
+from quantonnx.decisions import Decider
 from quantonnx.placement import Placement
 from quantonnx.preparation import DECIDERS, Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
@@ -12,11 +12,6 @@ from quantonnx.report.changes import Before, Change, changes
 from quantonnx.report.facts import StepFacts
 
 _CALIBRATION = frozenset({Decider.METHOD, Decider.STATISTICS, Decider.SHIFTS, Decider.CODES})
-
-
-def is_of_recipe(decision: Decision) -> bool:
-    """True for what a step of the recipe or the calibration tells, rather than the placement."""
-    return decision.decider in _CALIBRATION or decision.decider in DECIDERS.values()
 
 
 def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
