@@ -34,6 +34,12 @@ from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
 from quantonnx.weight_moving import with_moved_weights
 
+_BRIEF = frozenset({"equalize", "scale_inputs"})
+"""Steps that need no more than the first samples: these are read once, even where the recipe has such a step."""
+
+_NO_SAMPLES = "it goes by samples of its own, and a forward loop runs once"
+_NO_NEW_STATISTICS = "it goes by samples, and there are statistics of the model as it was"
+
 
 def calibrate(
     quantized: QuantizedModel,
@@ -60,26 +66,27 @@ def calibrate(
         return replace(quantized, parameters={})
     if not given:
         return with_statistics(_prepared(quantized, Feeding()), {})
-    if quantized.config.steps:
+    steps = steps_of(quantized.config, quantized.matches.target)
+    if samples is not None and steps and all(step.name in _BRIEF for step in steps):
+        samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
+        quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
+    elif quantized.config.steps:
         if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
             raise PlanError("steps that choose the codes of weights read the samples again", "give samples")
         if statistics is not None:
             name = quantized.config.steps[0].name
             raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
         quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
-    elif samples is not None and steps_of(quantized.config, quantized.matches.target):
-        samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
-        quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
+    else:
+        quantized = _without_recipe(quantized, _NO_SAMPLES if statistics is None else _NO_NEW_STATISTICS)
     if statistics is not None:
-        quantized = _without_recipe(quantized)
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
     return _observed(quantized, Feeding(samples, forward_loop, limit, threads, progress))
 
 
-def _without_recipe(quantized: QuantizedModel) -> QuantizedModel:
-    """Says which steps of the target's recipe statistics cannot replace samples for."""
-    reason = "it goes by samples, and there are statistics of the model as it was"
+def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:
+    """Says which steps of the target's recipe are left out, and why."""
     left = (
         Decision(step.name, reason, Decider.STATISTICS) for step in steps_of(quantized.config, quantized.matches.target)
     )

@@ -79,18 +79,20 @@ def output_decibels(exact: Iterable[Outputs], rough: Iterable[Outputs]) -> float
     """Returns the ratio of float outputs to their error in dB, over all samples, the mean over outputs.
 
     It is that of the mean over slices along axis 1 of noise to signal, none counted as more than 1. Outputs that are no
-    floats do not count, nor do places where the exact value is not finite. −inf where the rough one is not finite.
+    tensors of floats do not count, nor do places where the exact value is not finite; one of another shape, such as
+    other boxes that pass a threshold, is all noise. −inf where the rough one is not finite.
     """
     power: dict[tuple[int, int], Array | float] = defaultdict(float)
     noise: dict[tuple[int, int], Array | float] = defaultdict(float)
     for expected, found in zip(exact, rough, strict=True):
         for index, (x, y) in enumerate(zip(expected, found, strict=True)):
-            if np.issubdtype(x.dtype, np.floating):
+            if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating):
                 key = (index, x.shape[1] if x.ndim > 2 else 1)
                 known = np.isfinite(x)
                 signal = np.where(known, x, 0).astype(np.float64)
                 power[key] += _by_slice(signal**2)
-                noise[key] += _by_slice((signal - np.where(known, y, 0)) ** 2)
+                error = signal - np.where(known, y, 0) if x.shape == y.shape else signal
+                noise[key] += _by_slice(error**2)
     ratios = [_decibels(power[key], noise[key]) for key in power]
     return float(np.mean(ratios)) if ratios else 0.0
 

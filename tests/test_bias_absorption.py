@@ -69,6 +69,8 @@ REFUSED = {
     "pads with zeros": CONV.replace("Conv(r,", "Conv<pads=[1,1,1,1]>(r,").replace("5,6,6] y", "5,8,8] y"),
     "LeakyRelu stands behind Conv": CONV.replace("Relu(m)", "LeakyRelu(m)"),
     "nothing stands behind Conv": CONV.replace("r = Relu(m) y = Conv(r", "y = Conv(m"),
+    "a Gemm multiplies": GEMM.replace("Gemm(x", "Gemm<beta=2.0>(x"),
+    "multiplies by alpha or beta": GEMM.replace("Gemm<transB", "Gemm<alpha=0.5, transB"),
     "both layers need a bias": CONV.replace("Conv(r, v, c)", "Conv(r, v)"),
 }
 

@@ -502,3 +502,25 @@ def test_models_in_float16_are_measured_in_float32() -> None:
     assert len(found.groups) == 4
     assert all(20 < group.isolated.sqnr_db < 60 for group in found.groups)
     assert all(group.blame for group in found.groups)
+
+
+CHOSEN = """
+    g (float[N,16] x) => (float[k] y, float[N,16] h)
+    <float[16,32] w1, float[32,16] w2, float zero = {0}, int64[1] all = {-1}> {
+        a = MatMul (x, w1)
+        r = Relu (a)
+        h = MatMul (r, w2)
+        f = Reshape (h, all)
+        c = Greater (f, zero)
+        y = Compress (f, c)
+    }
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_outputs_whose_shape_depends_on_rounded_values_are_left_out(target: str) -> None:
+    found = collect_evidence(quantized(target, parse(CHOSEN)), ROWS, at_outputs=4, blame=2)
+    assert set(found.outputs) == {"h"}
+    assert len(found.groups) == 2
+    assert all(set(group.at_outputs) == {"h"} for group in found.groups)
+    assert any("'y'" in note for note in found.notes)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -83,6 +85,24 @@ def test_samples_that_can_be_read_once_suffice() -> None:
     made = qx.quantize(planted(POST_NORM, 300), iter(SAMPLES), target="onnxruntime", config=config)
     assert muls(made) == 1
     assert sum(source.samples for source in made.data) == len(SAMPLES)
+
+
+def test_samples_are_read_once_where_the_recipe_says_so_too() -> None:
+    config = qx.QuantConfig(keep_slow=True, recipe=["scale_inputs"])
+    made = qx.quantize(planted(POST_NORM, 300), iter(SAMPLES), target="onnxruntime", config=config)
+    assert muls(made) == 1
+    assert sum(source.samples for source in made.data) == len(SAMPLES)
+
+
+def test_a_forward_loop_goes_without_scaling_and_that_is_told() -> None:
+    def loop(run: Callable[[Mapping[str, np.ndarray]], object]) -> None:
+        for feed in SAMPLES:
+            run(feed)
+
+    config = qx.QuantConfig(keep_slow=True)
+    made = qx.quantize(planted(POST_NORM, 300), forward_loop=loop, target="onnxruntime", config=config)
+    assert muls(made) == 0
+    assert any(each.name == "scale_inputs" and "forward loop" in each.reason for each in made.decisions)
 
 
 def test_statistics_of_the_model_as_it_was_serve_without_scaling() -> None:

@@ -94,6 +94,23 @@ def test_integers_do_not_count_and_infinity_loses() -> None:
     assert output_decibels(exact, [[np.array([[np.nan, 5.0]], np.float32), np.array([4])]]) == -np.inf
 
 
+def test_other_shapes_are_noise_and_what_is_no_tensor_does_not_count() -> None:
+    exact = [[np.ones(4, np.float32), [np.ones(2)]]]
+    assert output_decibels(exact, [[np.ones(3, np.float32), []]]) == pytest.approx(0, abs=1e-6)
+    assert output_decibels(exact, exact) > 100
+
+
+CHOSEN = """g (float[N,16] x) => (float[k] y)
+<float[16,32] w1, float[32,16] w2, float zero = {0}, int64[1] all = {-1}>
+{ a = MatMul(x, w1) r = Relu(a) h = MatMul(r, w2) f = Reshape(h, all) c = Greater(f, zero) y = Compress(f, c) }"""
+
+
+def test_the_choice_stands_outputs_whose_shape_depends_on_values() -> None:
+    samples = [{"x": RNG.normal(size=(8, 16)).astype(np.float32)} for _ in range(8)]
+    made = qx.quantize(parse(CHOSEN), samples, target="onnxruntime", config=config("auto"))
+    assert made.method in CANDIDATES
+
+
 SATURATED = """g (float[1,8] x) => (float[1,6] y)
 <float[8,16] w1, float[16] b1, float[16,6] w2, float zero = {0}, float six = {6}>
 { h = Gemm(x, w1, b1) c = Clip(h, zero, six) y = MatMul(c, w2) }"""

@@ -16,6 +16,8 @@ from onnx import numpy_helper
 
 import quantonnx as qx
 from quantonnx import cli
+from quantonnx.calibration.methods import parse_method
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.costs import Cost, CostModel
 from quantonnx.errors import ConfigError, QuantonnxError
 from quantonnx.islands import prices_of_float
@@ -23,7 +25,9 @@ from quantonnx.search import Found, Goal, Score, find_config
 from quantonnx.search.choosing import MARGIN, Choice, choose_config
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import parse_decibels, parse_drop
+from quantonnx.search.measuring import Evaluation
 from quantonnx.search.searching import shortest
+from quantonnx.search.trials import Quantizing, Trials
 
 CHAIN = """g (float[N,32] x) => (float[N,8] scores)
     <float[32,64] first, float[64,64] second, float[64,64] third, float[64,8] last>
@@ -470,3 +474,15 @@ def test_a_trained_network_reaches_a_bar_with_little_in_float(tmp_path: Path) ->
     (tmp_path / "found.yaml").write_text(found.to_yaml(), encoding="utf-8")
     again = qx.quantize(model, samples, config=qx.QuantConfig.load(tmp_path / "found.yaml"))
     assert again.to_onnx() == found.quantized.to_onnx()
+
+
+def test_the_method_is_not_pinned_where_it_would_turn_activations_on(planted: onnx.ModelProto, feeds: Feeds) -> None:
+    rule = {"MatMul": {"inputs": {0: {"n_bits": 8}}}}
+    config = qx.QuantConfig(preset="w8", op_types=rule, keep_slow=True)  # type: ignore[arg-type]
+    fused = qx.transform(planted, target="onnxruntime")
+    placed = qx.insert_qdq(fused.model, fused.matches, config)
+    evaluation = Evaluation(planted, open_samples(feeds, input_specs(fused.model)), Goal(min_sqnr=99))
+    trials = Trials(Quantizing(placed, feeds), evaluation, 4)
+    trials.method = parse_method("mse")
+    trials.pin()
+    assert trials.config == config

@@ -20,7 +20,7 @@ from quantonnx.algorithms.gptq import Gptq
 from quantonnx.algorithms.grids import Problem, Rounded
 from quantonnx.algorithms.layerwise import Pace, change_weights
 from quantonnx.algorithms.scale_search import RATIOS, searched
-from quantonnx.algorithms.second_moments import squared_error
+from quantonnx.algorithms.second_moments import damped, squared_error
 from quantonnx.algorithms.weight_steps import WeightStep
 from quantonnx.calibrating import calibrate
 from quantonnx.config import RecipeStep
@@ -521,3 +521,19 @@ def test_a_recipe_says_the_format_too() -> None:
     found = qx.quantize(proto, samples(), target="onnxruntime", config=config)
     assert {site.format.n_bits for site in found.weight_sites} == {3}
     assert [change.tensor for change in found.weight_changes] == ["v", "w"]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+@pytest.mark.parametrize("step", ["gptq", "adaround"])
+def test_moments_without_an_inverse_are_damped_until_they_have_one(step: str, mean: float) -> None:
+    proto = network("y = MatMul(x, w)")
+    few = [{"x": (mean + 1e-3 * np.random.default_rng(1).normal(size=(4, 12))).astype(np.float32)}]
+    config = qx.QuantConfig(preset="w4", recipe=[{step: {"damp_percent": 0.0}}], keep_slow=True)  # type: ignore[list-item]
+    made = qx.quantize(proto, few, target="onnxruntime", config=config)
+    assert all(change.before >= 0 and change.after >= 0 for change in made.weight_changes)
+    assert made.weight_changes
+
+
+def test_damping_leaves_what_has_an_inverse_as_it_is() -> None:
+    second = np.diag([2.0, 0.0, 4.0])[None]
+    np.testing.assert_allclose(damped(second, 0.5), np.diag([3.0, 1.0, 5.0])[None])

@@ -96,9 +96,15 @@ def _fit(found: Pair | Refused) -> Pair | Refused:
         reason = "both layers need a bias, the second one as Conv or Gemm"
     elif not isinstance(second.inputs[2], gs.Constant) or second.inputs[2].shape != (found.second.outputs,):
         reason = f"the bias of {second.name!r} is computed, or not one number for each channel"
+    elif _weighed(found.first.node) or _weighed(second):
+        reason = "a Gemm multiplies by alpha or beta"
     elif _pads(second):
         reason = f"{second.op} {second.name!r} pads with zeros, where the channel is not above them"
     return found if reason is None else Refused(found.activation, reason)
+
+
+def _weighed(node: gs.Node) -> bool:
+    return any(node.attrs.get(name, 1.0) != 1.0 for name in ("alpha", "beta"))
 
 
 def _pads(node: gs.Node) -> bool:

@@ -225,6 +225,7 @@ def _compared(problem: Problem, values: Array, seconds: float) -> LayerChange:
     scale, zero_point = problem.steps()
     plain = (problem.plain() - zero_point) * scale
     new = problem.layer.matrix(values.astype(np.float64))
-    whole = max(squared_error(problem.weight, problem.second), np.finfo(np.float64).tiny)
-    before, after = (squared_error(each - problem.target, problem.second) / whole for each in (plain, new))
+    whole = squared_error(problem.weight, problem.second)
+    errors = (squared_error(each - problem.target, problem.second) for each in (plain, new))
+    before, after = (max(error, 0.0) / whole if whole > 0 else 0.0 for error in errors)
     return LayerChange(problem.layer.site.tensor, problem.layer.node.name, before, after, seconds)

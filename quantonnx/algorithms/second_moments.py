@@ -15,6 +15,8 @@ from quantonnx.errors import CalibrationError
 
 Array = NDArray[Any]
 
+_LEAST_DAMPING = 1e-6
+
 
 class Moments:
     """Sums over the inputs x of a layer as it will be, and over those of the float network, y.
@@ -67,13 +69,27 @@ class Moments:
 def damped(second: Array, percent: float) -> Array:
     """Returns second moments with `percent` (0.01: a hundredth) of the mean of the diagonal added to the diagonal.
 
-    An input that is always 0 gets a diagonal of 1, so that the matrix has an inverse.
+    An input that is always 0 gets a diagonal of 1. Where the matrix is still not positive definite (fewer samples than
+    inputs and no damping, or means so far above the deviations that rounding is all that is left), ten times as much is
+    added, and so on.
     """
-    found = second.copy()
+    while True:
+        found = _with_diagonal(second, percent)
+        try:
+            np.linalg.cholesky(found)
+        except np.linalg.LinAlgError:
+            percent = max(10 * percent, _LEAST_DAMPING)
+        else:
+            return found
+
+
+def _with_diagonal(second: Array, percent: float) -> Array:
     places = np.arange(second.shape[-1])
-    diagonal = np.maximum(found[:, places, places], 0)
+    diagonal = np.maximum(second[:, places, places], 0)
+    alive = diagonal > 0
+    found = np.where(alive[:, :, None] & alive[:, None, :], second, 0.0)
     added = percent * diagonal.mean(axis=1, keepdims=True)
-    found[:, places, places] = np.where(diagonal > 0, diagonal + added, 1.0)
+    found[:, places, places] = np.where(alive, diagonal + added, 1.0)
     return found
 
 

@@ -57,8 +57,10 @@ def look_closer(
             if group.tensor in some
         }
         bench.gauges.close()
-        totals, _ = run(bench.model, bench.gauges.outputs)
-        passes += 1
+        totals: Mapping[str, float] = {}
+        if bench.gauges.outputs:
+            totals, _ = run(bench.model, bench.gauges.outputs)
+            passes += 1
         found |= {name: Closer(_read(g.outputs, totals), _read(g.without, totals)) for name, g in gauges.items()}
     return found, passes
 
@@ -68,7 +70,7 @@ def _read(gauges: Mapping[str, ErrorGauge], totals: Mapping[str, float]) -> dict
 
 
 def _at_outputs(bench: Bench, group: Group, part: Slice) -> dict[str, ErrorGauge]:
-    floats = {value.name: value for value in bench.grafter.outputs if bench.is_float(value.name)}
+    floats = {value.name: value for value in bench.grafter.outputs if bench.is_measured(value.name)}
     result = bench.grafter.side(part, f"{group.tensor}/alone/")
     reached = bench.grafter.later(bench.grafter.tensors[group.tensor], result, f"{group.tensor}/behind/")
     return {name: bench.gauges.errors(floats[name], value) for name, value in reached.items() if name in floats}

@@ -79,10 +79,12 @@ def measure(
     groups: list[GroupEvidence] = []
     sites: list[SiteEvidence] = []
     outputs: dict[str, Errors] = {}
+    notes: tuple[str, ...] = ()
     seen = 0
     for part in range(parts):
         survey = Survey(subject, part, parts)
         found, seen = run(survey.model, survey.gauges.outputs)
+        notes = survey.notes
         groups += survey.groups(found)
         sites += survey.pairs(found)
         outputs |= survey.outputs(found)
@@ -91,7 +93,7 @@ def measure(
     names = [group.tensor for group in ranked]
     closer, further = look_closer(subject, names[:at_outputs], names[:blame], run)
     ranked = tuple(_with(group, closer.get(group.tensor)) for group in ranked)
-    return Evidence(ranked, _sorted_sites(sites), outputs, seen, passes=parts + further)
+    return Evidence(ranked, _sorted_sites(sites), outputs, seen, passes=parts + further, notes=notes)
 
 
 def _with(group: GroupEvidence, closer: Closer | None) -> GroupEvidence:

@@ -16,6 +16,7 @@ from quantonnx.evidence.gauges import ErrorGauge, Gauges, RangeGauge, Totals
 from quantonnx.evidence.grafting import Grafter, Slice
 from quantonnx.evidence.groups import Group, further_groups, seen_value
 from quantonnx.evidence.pairs import Row, rows_of
+from quantonnx.evidence.varying import varying_shapes
 from quantonnx.model import Model
 from quantonnx.sites import Site
 from quantonnx.summary import site_format
@@ -66,18 +67,20 @@ class Bench:
         self.gauges = Gauges(self.model, self.grafter.editor)
         self.rows = rows_of(self.grafter.quantized)
         self._types = ElementTypes(self.model)
+        self.varying = varying_shapes(self.grafter.quantized)
         groups = [*subject.groups, *further_groups(self.grafter, subject.groups)]
         self.groups = [(group, part) for group in groups if (part := self._part(group)) is not None]
 
-    def is_float(self, name: str) -> bool:
-        """True for a value of the float model whose element type is not known to be another."""
+    def is_measured(self, name: str) -> bool:
+        """True for a value of the float model whose element type is not known to be another than float, and that has
+        the same shape in the quantized model."""
         kind = self._types.of(self.grafter.tensors[name])
-        return kind is None or type_name(kind) in FLOATS
+        return name not in self.varying and (kind is None or type_name(kind) in FLOATS)
 
     def _part(self, group: Group) -> Slice | None:
         """The part of the quantized model that a group is; None where it is as in the float model."""
         seen = seen_value(self.grafter, self.rows, group)
-        if seen is None or group.tensor not in self.grafter.tensors or not self.is_float(group.tensor):
+        if seen is None or group.tensor not in self.grafter.tensors or not self.is_measured(group.tensor):
             return None
         found = self.grafter.slice(group.nodes, seen)
         return found if any(self.grafter.original(node) is None for node in found.nodes) else None
@@ -99,6 +102,13 @@ class Survey:
         self._sites = [gauges for row in rows if (gauges := self._site(row)) is not None]
         self._outputs = self._output_gauges() if part == 0 else {}
         self.gauges.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What cannot be measured, and why."""
+        varying = [repr(value.name) for value in self.grafter.outputs if value.name in self._bench.varying]
+        told = f"no errors of {', '.join(varying)}: what quantization rounds decides the shape"
+        return (told,) if varying else ()
 
     def groups(self, totals: Totals) -> list[GroupEvidence]:
         """Returns what the sums say of the groups."""
@@ -157,7 +167,7 @@ class Survey:
 
     def _site(self, row: Row) -> _SiteGauges | None:
         exact = self.grafter.float_value(row.quantize.inputs[0])
-        if exact is None or not self._bench.is_float(exact.name):
+        if exact is None or not self._bench.is_measured(exact.name):
             return None
         result = self.grafter.side(self.grafter.slice((), row.result), "pair/")
         rank = None if exact.shape is None else len(exact.shape)
@@ -174,7 +184,7 @@ class Survey:
         return {
             str(value.name): self.gauges.errors(value, given[value.name])
             for value in self.grafter.outputs
-            if value.name in given and self._bench.is_float(value.name)
+            if value.name in given and self._bench.is_measured(value.name)
         }
 
     def _pair(self, found: _SiteGauges, totals: Totals) -> SiteEvidence:

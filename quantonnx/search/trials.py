@@ -97,7 +97,10 @@ def without_recipe(config: QuantConfig) -> QuantConfig:
 
 
 def with_method(config: QuantConfig, method: str) -> QuantConfig:
-    """Returns the configuration with one calibration method for all activations about which nothing else is said."""
+    """Returns the configuration with one calibration method for all activations about which nothing else is said.
+
+    Activations must not be off: a method would turn them on.
+    """
     settings = settings_of(config)
     return QuantConfig(
         **settings | {"activation": {**(settings.get("activation") or {}), "calibration_method": method}}
@@ -128,7 +131,8 @@ class Trials:
     def pin(self) -> None:
         """Says the method that `auto` came to, so that it is not looked for again at every trial."""
         placed = self.quantizing.placed
-        if self.method is not None and not placed.config.known_ranges and not placed.matches.target.known_ranges:
+        known = placed.config.known_ranges or placed.matches.target.known_ranges
+        if self.method is not None and not known and not placed.config.only_weights:
             self.quantizing.placed = replace(placed, config=with_method(placed.config, str(self.method)))
 
     def meets(self, given_up: Sequence[Candidate]) -> bool:
