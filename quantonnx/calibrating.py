@@ -67,7 +67,8 @@ def calibrate(
     if not given:
         return with_statistics(_prepared(quantized, Feeding()), {})
     steps = steps_of(quantized.config, quantized.matches.target)
-    if samples is not None and steps and all(step.name in _BRIEF for step in steps):
+    brief = not quantized.config.steps or all(step.name in _BRIEF for step in steps)
+    if samples is not None and steps and brief:
         samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
         quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
     elif quantized.config.steps:

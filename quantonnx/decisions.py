@@ -35,7 +35,7 @@ class Decider(Enum):
     CODES = "the algorithm that chooses codes: these are the nearest ones"
     EQUALIZE = "equalization: what stands between two linear operators"
     ABSORB = "high-bias absorption: what stands between two linear operators"
-    STATISTICS = "statistics in place of samples"
+    STATISTICS = "statistics or a loop in place of samples"
     SHIFTS = "the shifts that an XINT8 processor has"
     COST = "the target's cost model"
     RANGES = "the ranges that calibration saw"

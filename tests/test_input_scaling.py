@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from models import assert_same_results, parse
 import quantonnx as qx
 from quantonnx.decisions import Decider
 from quantonnx.method_choice import output_decibels
+from quantonnx.target import get_target
 
 POST_NORM = """g (float[1,6,32] x) => (float[1,6,32] z)
 <float[32] g, float[32] b, float[32,48] w1, float[48,32] w2>
@@ -92,6 +94,15 @@ def test_samples_are_read_once_where_the_recipe_says_so_too() -> None:
     made = qx.quantize(planted(POST_NORM, 300), iter(SAMPLES), target="onnxruntime", config=config)
     assert muls(made) == 1
     assert sum(source.samples for source in made.data) == len(SAMPLES)
+
+
+def test_every_recipe_of_a_target_is_followed() -> None:
+    target = replace(get_target("onnxruntime"), recipe=("smooth_quant",))
+    config = qx.QuantConfig(keep_slow=True)
+    made = qx.quantize(planted(PRE_NORM, 300), iter(SAMPLES), target=target, config=config)
+    factors = next(node for node in made.model.graph.nodes if node.op == "LayerNormalization").inputs[1]
+    before = onnx.numpy_helper.to_array(planted(PRE_NORM, 300).graph.initializer[0])
+    assert not np.allclose(made.model.array(factors), before)
 
 
 def test_a_forward_loop_goes_without_scaling_and_that_is_told() -> None:
