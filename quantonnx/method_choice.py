@@ -51,7 +51,10 @@ class MethodChoice:
 
     def __str__(self) -> str:
         found = ", ".join(f"{name} {value:.1f} dB" for name, value in self.decibels.items())
-        return f"{self.best} brings the outputs nearest to float, over {self.samples} samples: {found}"
+        told = f"brings the outputs nearest to float, over {self.samples} samples"
+        if self.decibels[str(self.best)] < max(self.decibels.values()):
+            told = f"clips least of those within {NO_DIFFERENCE} dB of the best, over {self.samples} samples"
+        return f"{self.best} {told}: {found}"
 
 
 def choose_method(

@@ -443,7 +443,9 @@ def test_a_metric_in_a_file(files: Path) -> None:
         (("--max-drop", "1%", "--metric", "nowhere.py:f"), "nowhere.py"),
         (("--max-drop", "1%", "--metric", "f"), "FILE.py:FUNCTION"),
         (("--auto", "--time-budget", "soon"), "--time-budget"),
-        (("--emit-config", "found.json"), ".yaml"),
+        (("--auto", "--emit-config", "found.json"), ".yaml"),
+        (("--emit-config", "found.yaml"), "nothing to write"),
+        (("--time-budget", "1m"), "that of --auto"),
     ],
 )
 def test_wrong_options_are_one_line(

@@ -116,7 +116,7 @@ class NumberOptions:
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99], entropy; else the target's.",
+            help="minmax, moving_average[:0.01], histogram (= mse), percentile[:99.99], entropy, auto.",
             rich_help_panel=_NUMBERS,
         ),
     ] = None

@@ -190,6 +190,7 @@ class _Job:
                 calibrated = calibrate(placed, samples, progress=progress)
             else:
                 calibrated, seen = calibrate(placed, statistics=statistics), statistics.samples
+            seen = sum(source.samples for source in calibrated.data) or seen
             stage.detail = f"{seen} samples"
         self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
         return calibrated

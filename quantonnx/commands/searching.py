@@ -77,11 +77,14 @@ class SearchOptions:
         ),
     ] = False
     time_budget: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--time-budget", metavar="5m", help="Begin no further candidate of --auto then.", rich_help_panel=_PANEL
+            "--time-budget",
+            metavar="5m",
+            help="Begin no further candidate of --auto then; 5m by default.",
+            rich_help_panel=_PANEL,
         ),
-    ] = "5m"
+    ] = None
     emit_config: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +111,10 @@ class SearchOptions:
             raise ConfigError(f"{option} has nothing to measure on", "give --eval-data DATA")
         if self.auto and source.data is None:
             raise ConfigError("--auto has no samples to judge by", "give --data DATA")
+        if self.time_budget is not None and not self.auto:
+            raise ConfigError("--time-budget is that of --auto", "give both, or neither")
+        if self.emit_config is not None and not (self.wanted or self.auto):
+            raise ConfigError("--emit-config has nothing to write", "give --max-drop, --min-sqnr or --auto")
         if self.emit_config is not None and self.emit_config.suffix.lower() not in (".yaml", ".yml"):
             raise ConfigError(f"--emit-config is {str(self.emit_config)!r}", "name a .yaml file")
         if self.emit_config is not None:
@@ -126,7 +133,7 @@ class SearchOptions:
 
     def seconds(self) -> float:
         """Returns the time that --auto has. Raises ConfigError where it is no time."""
-        found = _DURATION.fullmatch(self.time_budget.strip().lower())
+        found = _DURATION.fullmatch((self.time_budget or "5m").strip().lower())
         if found is None:
             raise ConfigError(f"--time-budget is {self.time_budget!r}", "expected a time such as 90s, 5m or 1h")
         return float(found[1]) * _SECONDS[found[2]]

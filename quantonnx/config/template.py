@@ -66,6 +66,11 @@ TEMPLATE = """\
 #  - equalize
 #  - absorb_biases                         # what channels never fall below moves into the next bias
 #  - smooth_quant: {alpha: auto}           # or a number: how much goes from activations into weights
+#  - scale_inputs: {least_gain: 3}         # onnxruntime does this where no recipe is given
+#  - absorb_biases
+#  - awq: {clip: true}                      # these three choose codes by what samples show
+#  - gptq: {damp_percent: 0.01, static_groups: true}
+#  - adaround: {search: descent}
 #smooth_quant: {alpha: 0.5}                  # short for a first step of that name
 #bias_correction: true
 #shift_limits: false                         # power-of-two scales within the shifts of an XINT8 processor

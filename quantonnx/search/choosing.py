@@ -116,7 +116,8 @@ class _Chooser:
             self.reasons.append(f"{best.name} is {gain:.2f} dB better than {standing.name}.")
             return best
         self.reasons.append(
-            f"No {kind} is more than {MARGIN} dB better than {standing.name}: {best.name} is {gain:+.2f} dB."
+            f"{standing.name} stays: the best other {kind}, {best.name}, changes SQNR by {gain:+.2f} dB, "
+            f"and {MARGIN} dB is the least that counts."
         )
         return standing
 
