@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from quantonnx.algorithms.input_scaling import SAMPLES
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
 from quantonnx.calibration.methods import Method, RangeMethod
 from quantonnx.calibration.samples import Samples, input_specs, open_samples
@@ -27,7 +28,7 @@ from quantonnx.formats import Parameters
 from quantonnx.method_choice import FALLBACK, choose_method
 from quantonnx.model import Model
 from quantonnx.placement import Placement, place
-from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared, steps_of
+from quantonnx.preparation import Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.site_numbers import SiteNumbers
@@ -130,7 +131,7 @@ def _calibrated(
     needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
-    by_method = partial(with_statistics, quantized, tensors, means, constants={})
+    by_method = cache(partial(with_statistics, quantized, tensors, means, constants={}))
     if not feeds:
         return replace(by_method(FALLBACK), data=statistics.data)
     choice = choose_method(quantized.model, lambda method: by_method(method).to_model(), feeds, threads=threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.input_scaling import scale_inputs
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig, RecipeStep
 from quantonnx.config.recipe import Recipe
@@ -22,9 +22,6 @@ from quantonnx.rewriting import Matches
 from quantonnx.sites import readers_of_pairs
 from quantonnx.slots import rules_of
 from quantonnx.target import Target
-
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
