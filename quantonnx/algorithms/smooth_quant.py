@@ -176,7 +176,7 @@ def _expected_error(activations: Array, matrices: Sequence[Array], scale: Array)
     """In units of the square of one 255th; `matrices` are [channels, outputs]."""
     smoothed = np.asarray(activations, np.float64) / scale
     power = (smoothed * 255 / _MAXIMUM_TO_RMS) ** 2
-    of_activations = np.minimum(smoothed.max() ** 2 / 12, power)
+    of_activations = np.minimum((2 * smoothed.max()) ** 2 / 12, power)
     error = 0.0
     for matrix in matrices:
         scaled = matrix * np.asarray(scale, np.float64)[:, None]
