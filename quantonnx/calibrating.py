@@ -19,14 +19,13 @@ from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
 from quantonnx.calibration.methods import Method, RangeMethod
-from quantonnx.calibration.samples import Samples, input_specs, open_samples
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import PlanError
 from quantonnx.formats import Parameters
 from quantonnx.method_choice import FALLBACK, choose_method
-from quantonnx.model import Model
 from quantonnx.placement import Placement, place
 from quantonnx.preparation import Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
@@ -67,10 +66,12 @@ def calibrate(
         return replace(quantized, parameters={})
     if not given:
         return with_statistics(_prepared(quantized, Feeding()), {})
+    if samples is not None:
+        samples = open_samples(samples, input_specs(quantized.model), limit=limit)
     steps = steps_of(quantized.config, quantized.matches.target)
     brief = not quantized.config.steps or all(step.name in _BRIEF for step in steps)
     if samples is not None and steps and brief:
-        samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
+        samples = Replayed(samples, SAMPLES)
         quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
     elif quantized.config.steps:
         if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
@@ -78,13 +79,13 @@ def calibrate(
         if statistics is not None:
             name = quantized.config.steps[0].name
             raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
-        quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+        quantized = _prepared(quantized, Feeding(samples, forward_loop, threads, progress))
     else:
         quantized = _without_recipe(quantized, _NO_SAMPLES if statistics is None else _NO_NEW_STATISTICS)
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
-    return _observed(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+    return _observed(quantized, Feeding(samples, forward_loop, threads, progress))
 
 
 def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:
@@ -111,17 +112,11 @@ def _observed(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
         if feeding.forward_loop is not None:
             feeding.forward_loop(collector.run)
         else:
-            collector.run_all(_opened(quantized.model, feeding), feeding.progress)
+            collector.run_all(feeding.samples, feeding.progress)
         found = collector.collected()
     feeds = kept.spread() if kept else ()
     steps = weight_steps(quantized.config.steps)
     return _moved(quantized, found, feeds, steps, feeding) if steps else _calibrated(quantized, found, feeds, threads)
-
-
-def _opened(model: Model, feeding: Feeding) -> Samples | Replayed:
-    if isinstance(feeding.samples, Replayed):
-        return feeding.samples
-    return open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
 
 
 def _calibrated(

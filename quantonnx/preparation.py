@@ -30,7 +30,6 @@ class Feeding:
 
     samples: Any = None
     forward_loop: ForwardLoop | None = None
-    limit: int | None = None
     threads: int | None = None
     progress: Progress | None = None
 
@@ -75,7 +74,6 @@ def _absorbed(
         feeding.samples,
         skip=rules_of(step.settings.skip, "recipe.absorb_biases.skip").first,
         forward_loop=feeding.forward_loop,
-        limit=feeding.limit,
         threads=feeding.threads,
         progress=feeding.progress,
     )
@@ -92,7 +90,6 @@ def _smoothed(
         scale_clamp_min=step.settings.scale_clamp_min,
         skip=_without_smoothing(model, placement, matches, config),
         forward_loop=feeding.forward_loop,
-        limit=feeding.limit,
         threads=feeding.threads,
         progress=feeding.progress,
     )
@@ -111,7 +108,7 @@ def _without_smoothing(model: Model, placement: Placement, matches: Matches, con
 def _divided(
     model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
 ) -> tuple[Model, tuple[Refused, ...]]:
-    samples = open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
+    samples = open_samples(feeding.samples, input_specs(model))
     done = scale_activations(
         model,
         placement.sites,
