@@ -92,7 +92,7 @@ def find_models(source: str, out: Path | None, *, missing_too: bool = False) -> 
     if is_url(source):
         yield Path(source.rpartition("/")[2]).stem, source
     elif path.is_dir():
-        files = _within(path.rglob("*.onnx"), path, out)
+        files = _apart((file for file in path.rglob("*.onnx") if not _hidden(file.relative_to(path))), out)
         if not files:
             raise ConfigError(f"the folder {source!r} holds no .onnx file", "name another one")
         yield from ((str(file.relative_to(path).with_suffix("")), str(file)) for file in files)
@@ -104,24 +104,21 @@ def find_models(source: str, out: Path | None, *, missing_too: bool = False) -> 
 
 def _globbed(source: str, out: Path | None) -> Iterator[tuple[str, str]]:
     matches = [Path(name) for name in glob.glob(source, recursive=True)]
-    files = _within((path for path in matches if path.is_file()), Path(), out)
+    files = _apart((path for path in matches if path.is_file()), out)
     if not files:
         raise ConfigError(f"{source!r} is no folder, no file, and matches none", "name a folder, a glob or a list")
     root = files[0].parent if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
     yield from ((str(file.relative_to(root).with_suffix("")), str(file)) for file in files)
 
 
-def _within(files: Iterator[Path], root: Path, out: Path | None) -> list[Path]:
-    """Files in natural order, without hidden ones and without what a batch wrote."""
+def _apart(files: Iterator[Path], out: Path | None) -> list[Path]:
+    """Files in natural order, without what a batch wrote."""
     written = None if out is None else out.resolve()
-    kept = (
-        file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts if part != "..")
-    )
-    return sorted((f for f in kept if written is None or written not in f.resolve().parents), key=natural_order)
+    return sorted((f for f in files if written is None or written not in f.resolve().parents), key=natural_order)
 
 
 def _hidden(file: Path) -> bool:
-    return any(part.startswith(".") and part != ".." for part in file.parts)
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _beside(settings: EntrySettings, folder: Path) -> EntrySettings:
