@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from quantonnx.algorithms.bias_correction import correct_biases, means_needed
+from quantonnx.algorithms.bias_correction import correct_biases
 from quantonnx.algorithms.input_scaling import SAMPLES
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.feeds import ForwardLoop, Progress
-from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
-from quantonnx.calibration.methods import Method, RangeMethod
+from quantonnx.calibration.keeping import Feed, Replayed
+from quantonnx.calibration.methods import RangeMethod
 from quantonnx.calibration.samples import input_specs, open_samples
-from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.decisions import Decider, Decision
 from quantonnx.errors import PlanError
 from quantonnx.formats import Parameters
 from quantonnx.method_choice import FALLBACK, choose_method
+from quantonnx.observing import Observer, observe, watch_of
 from quantonnx.placement import Placement, place
 from quantonnx.preparation import Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
@@ -50,12 +50,14 @@ def calibrate(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    observer: Observer = observe,
 ) -> QuantizedModel:
     """Returns the model with scale and zero point at every site.
 
     `samples` is what `open_samples` takes: a path, an iterable of feeds, a CalibrationDataReader. `forward_loop`, in
     its place, is called with a function that runs the float model on one feed and returns its outputs; `statistics`
-    are what `collect_statistics` saw before, or the file that holds them, and nothing is run.
+    are what `collect_statistics` saw before, or the file that holds them, and nothing is run. `observer` runs the
+    samples, by default one after the other here.
     Raises CalibrationError for a site that saw no data, NaN or infinity, or that the statistics do not have, and
     DataError for samples that do not fit. Where every number is fixed or that of a weight, none of them is needed.
     """
@@ -85,7 +87,7 @@ def calibrate(
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
-    return _observed(quantized, Feeding(samples, forward_loop, threads, progress))
+    return _observed(quantized, Feeding(samples, forward_loop, threads, progress), observer)
 
 
 def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:
@@ -96,27 +98,13 @@ def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:
     return replace(quantized, decisions=(*quantized.decisions, *left))
 
 
-def _observed(quantized: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+def _observed(quantized: QuantizedModel, feeding: Feeding, observer: Observer) -> QuantizedModel:
     """Calibrates by what the float model shows on samples."""
-    threads = feeding.threads
-    sites = [site for site in quantized.activation_sites if site.ranging.needs_samples]
-    kept = KeptSamples() if any(site.ranging.method.kind is Method.AUTO for site in sites) else None
-    with Collector(
-        quantized.model,
-        sorted({site.source for site in sites}),
-        histogram={site.source for site in sites if site.ranging.needs_histogram},
-        means=means_needed(quantized.model, quantized.sites) if quantized.config.bias_correction else {},
-        threads=threads,
-        keeping=kept,
-    ) as collector:
-        if feeding.forward_loop is not None:
-            feeding.forward_loop(collector.run)
-        else:
-            collector.run_all(feeding.samples, feeding.progress)
-        found = collector.collected()
-    feeds = kept.spread() if kept else ()
+    seen = observer(watch_of(quantized), feeding)
     steps = weight_steps(quantized.config.steps)
-    return _moved(quantized, found, feeds, steps, feeding) if steps else _calibrated(quantized, found, feeds, threads)
+    if steps:
+        return _moved(quantized, seen.statistics, seen.feeds, steps, feeding)
+    return _calibrated(quantized, seen.statistics, seen.feeds, feeding.threads)
 
 
 def _calibrated(

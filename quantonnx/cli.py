@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from quantonnx.commands import configuring
+from quantonnx.commands.batching import batch
 from quantonnx.commands.checking import check
 from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
@@ -40,6 +41,7 @@ app = typer.Typer(
 for _function in (
     demo,
     quantize,
+    batch,
     plan,
     transform,
     calibrate,

@@ -122,6 +122,10 @@ class Model:
         writing.write_embedded(self._document(), buffer)
         return buffer.getvalue()
 
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of all that the model says, weights too; it may be of any size."""
+        return writing.digest(self._document())
+
     def save(self, path: str | os.PathLike[str], *, force: bool = False, external_data: bool = False) -> None:
         """Writes `path`, whole or not at all; weights over 1.8 GB, or when asked, go to `path`.data beside it.
 

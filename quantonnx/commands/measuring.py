@@ -30,8 +30,8 @@ def compare(
     """Compare two models on data: SQNR, cosine, top-1 agreement, accuracy where there are labels, each layer."""
     from quantonnx import summary
     from quantonnx.commands import tables
-    from quantonnx.inspecting import file_size
     from quantonnx.model import Model
+    from quantonnx.model_files import file_size
     from quantonnx.speed import measure_speed
     from quantonnx.verification import compare as run_both
 

@@ -166,7 +166,14 @@ class _Job:
         if not self.remembered.asked:
             return None
         with self.run.stage("calibrate", "statistics") as stage:
-            collect = partial(survey, placed.model, samples, name=self.source.name, progress=stage.report)
+            collect = partial(
+                survey,
+                placed.model,
+                samples,
+                name=self.source.name,
+                threads=self.run.threads,
+                progress=stage.report,
+            )
             found = self.remembered.gather(collect, self.output)
             stage.detail = f"{found.samples if found else 0} samples"
         return found
@@ -175,6 +182,7 @@ class _Job:
         """Runs the float model over the samples, or takes what statistics say."""
         from quantonnx import summary
         from quantonnx.calibrating import calibrate
+        from quantonnx.observing import observe
 
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0
@@ -187,7 +195,8 @@ class _Job:
             if not self.source.given and statistics is None:
                 calibrated = calibrate(placed)
             elif statistics is None:
-                calibrated = calibrate(placed, samples, progress=progress)
+                looking = self.run.observer or observe
+                calibrated = calibrate(placed, samples, threads=self.run.threads, progress=progress, observer=looking)
             else:
                 calibrated, seen = calibrate(placed, statistics=statistics), statistics.samples
             seen = sum(source.samples for source in calibrated.data) or seen
@@ -209,7 +218,8 @@ class _Job:
 
         with self.run.stage("compare", "compare") as stage:
             labels = evaluation.labels
-            comparison = compare(self.path, self.output.out, evaluation, labels, progress=stage.report)
+            files = self.path, self.output.out
+            comparison = compare(*files, evaluation, labels, threads=self.run.threads, progress=stage.report)
             stage.detail = f"{comparison.samples} samples{'' if labels is None else ' with labels'}"
         self.run.result["metrics"] = summary.metrics(comparison)
         return comparison
@@ -232,7 +242,7 @@ class _Job:
 
     def sizes(self) -> tuple[int, int]:
         """Returns the bytes of both models, external data included."""
-        from quantonnx.inspecting import file_size
+        from quantonnx.model_files import file_size
 
         sizes = file_size(self.path), file_size(self.output.out)
         self.run.result["bytes"] = {"float": sizes[0], "quantized": sizes[1]}
@@ -263,7 +273,7 @@ def load(run: Run, path: Path) -> None:
 def _wants_speed(asked: bool | None, calibrated: QuantizedModel, path: Path) -> bool:
     if asked is not None:
         return asked
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size
 
     return calibrated.matches.target.name == "onnxruntime" and file_size(path) < _LARGEST_TO_TIME
 

@@ -94,7 +94,7 @@ def report_quantization(run: Run, folder: Path, done: Reported) -> None:
 
 def report_comparison(run: Run, folder: Path, done: Compared, samples: Samples) -> None:
     """Writes report.html and report.json of two files; prints the three lines that matter."""
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size
     from quantonnx.report import gather_file_facts, observe_files, write_report
 
     files = done.source, done.quantized
@@ -128,7 +128,7 @@ def _observed(run: Run, calibrated: QuantizedModel, samples: Samples) -> Statist
     from quantonnx.report import observe
 
     with run.stage("histograms", "histograms") as stage:
-        found = observe(calibrated, samples, limit=MOST_SAMPLES, progress=stage.report)
+        found = observe(calibrated, samples, limit=MOST_SAMPLES, threads=run.threads, progress=stage.report)
         stage.detail = f"{len(found.tensors)} activations, {found.samples} samples"
     return found
 
@@ -137,13 +137,13 @@ def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidenc
     from quantonnx.evidence import collect_evidence
 
     with run.stage("layers", "layers") as stage:
-        found = collect_evidence(calibrated, samples, limit=MOST_SAMPLES, progress=stage.report)
+        found = collect_evidence(calibrated, samples, limit=MOST_SAMPLES, threads=run.threads, progress=stage.report)
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
     return found
 
 
 def _facts(done: Reported, evidence: Evidence | None, statistics: Statistics | None) -> Facts:
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size
     from quantonnx.preparation import Feeding
     from quantonnx.report import gather_facts, recipe_changes
 

@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 
 from quantonnx.errors import OutputError, QuantonnxError
 from quantonnx.version import version_of
+
+if TYPE_CHECKING:
+    from quantonnx.observing import Observer
 
 CHECK_FAILED = 1
 FAILED = 2
@@ -62,7 +65,14 @@ class Stage:
 
 
 class Run:
-    """One run of a command: where its lines go, how long its stages took, and its result."""
+    """One run of a command: where its lines go, how long its stages took, and its result.
+
+    `threads` are those of the models that it runs, None for as many as there are cores; `observer` runs the samples of
+    a calibration, None for one pass here.
+    """
+
+    threads: int | None = None
+    observer: Observer | None = None
 
     def __init__(self, name: str, common: CommonOptions) -> None:
         self.common = common
@@ -130,6 +140,11 @@ class Run:
     def width(self) -> int:
         """The columns that there are for text."""
         return self._out.width
+
+    @property
+    def moving(self) -> Console | None:
+        """The terminal on which things may move; None where lines are wanted, or nothing."""
+        return self._err if self._err.is_terminal and not self.common.quiet else None
 
     def note(self, text: str) -> None:
         """Prints a line about how things go, apart from the result."""
