@@ -1,0 +1,49 @@
+"""How much memory a run may take: a limit as a person writes it, what the process holds, and what is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+
+from quantonnx.errors import ConfigError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SHARE_LEFT_ALONE = 0.05
+"""Of a limit: what is remembered of tensors, and memory that was freed and not given back, take it."""
+
+
+def memory_limit_of(told: int | str | None) -> int | None:
+    """Returns a limit in bytes: a number of bytes as it is, or a text such as 4GB, 800 MB or 1.5GiB; None is none.
+
+    Raises ConfigError for what is no size.
+    """
+    if told is None or (isinstance(told, int) and not isinstance(told, bool) and told > 0):
+        return told
+    found = _SIZE.fullmatch(told.strip()) if isinstance(told, str) else None
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()]) if found else 0
+    if not size:
+        raise ConfigError(f"the memory limit is {told!r}", "expected a size such as 4GB, 800MB or 1.5GiB")
+    return size
+
+
+def room(limit: int) -> int:
+    """Returns how many bytes this process may still take; less than 0 where it holds more than the limit."""
+    return int(limit * (1 - _SHARE_LEFT_ALONE)) - resident()
+
+
+def resident() -> int:
+    """Returns the bytes of memory that this process holds, pages of mapped files included."""
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the most so far, where the system tells no more
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def in_words(size: int) -> str:
+    """Returns a number of bytes as a person reads it."""
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size, 0) / 1e6:.0f} MB"
