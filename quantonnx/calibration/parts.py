@@ -78,6 +78,10 @@ def _places(
     return places
 
 
+_PLAIN = frozenset({"Flatten", "Gemm", "LayerNormalization", "MatMul", "Reshape", "Shape", "Squeeze", "Transpose"})
+"""Operators whose results never are in the blocked layout of convolutions."""
+
+
 class _Cutter:
     """What runs of nodes take, and the narrowest places between them."""
 
@@ -123,7 +127,8 @@ class _Cutter:
             return len(self.nodes)
         if not ends:
             self._refuse(self.nodes[start], cost.total, space, limit)
-        far = [end for end, total in ends if 2 * total >= ends[-1][1]]
+        exact = [each for each in ends if not self.crossing[each[0]][0]] or ends
+        far = [end for end, total in exact if 2 * total >= exact[-1][1]]
         return min(far, key=lambda end: (*self.crossing[end], -end))
 
     def _refuse(self, node: onnx.NodeProto, needed: int, space: int, limit: int) -> None:
@@ -133,21 +138,37 @@ class _Cutter:
             f"allow {in_words(int((limit - space + needed) * 1.1))}",
         )
 
-    def _crossings(self, inputs: Collection[str]) -> list[tuple[int, int]]:
-        """For each place between two nodes, of the values that cross it: how many nobody looks at, and their bytes."""
-        count = len(self.nodes) + 1
-        unseen, width = [0] * (count + 1), [0] * (count + 1)
+    def _crossings(self, inputs: Collection[str]) -> list[tuple[int, int, int]]:
+        """For each place between two nodes, of the values that cross it: how many are bound to what reads them, how
+        many nobody looks at, and their bytes."""
+        bound, unseen, width = ([0] * (len(self.nodes) + 2) for _ in range(3))
         made = dict.fromkeys(inputs, 0)
         for index, (node, alone) in enumerate(zip(self.nodes, self.alone, strict=True)):
             made.update(dict.fromkeys(() if alone else filter(None, node.output), index + 1))
-        last = {name: index for index, node in enumerate(self.nodes) for name in reads_of(node)}
+        last = {name: index + 1 for index, node in enumerate(self.nodes) for name in reads_of(node)}
+        until = self._bound_until()
         for name, first in made.items():
-            end = last.get(name, -1) + 1
-            if end > first:
-                for table, amount in ((unseen, name not in self.shown), (width, self.sizes.get(name, 1))):
-                    table[first] += amount
-                    table[end] -= amount
-        return list(zip(_running(unseen), _running(width), strict=True))
+            for table, end, amount in (
+                (bound, until.get(name, 0), 1),
+                (unseen, last.get(name, 0), int(name not in self.shown)),
+                (width, last.get(name, 0), self.sizes.get(name, 1)),
+            ):
+                table[first] += amount if end > first else 0
+                table[end] -= amount if end > first else 0
+        return list(zip(*map(_running, (bound, unseen, width)), strict=True))
+
+    def _bound_until(self) -> dict[str, int]:
+        """Up to which place a value is bound to what reads it: ONNX Runtime computes both together, or in the blocked
+        layout of convolutions, and other sums come out in the last bit where they are apart."""
+        blocked, products, until = set[str](), set[str](), {}
+        for index, node in enumerate(self.nodes):
+            alike = node.op_type == "Conv" or (node.op_type not in _PLAIN and not blocked.isdisjoint(node.input))
+            for name in reads_of(node):
+                if (name in blocked and node.op_type != "Conv") or name in products:
+                    until[name] = index + 1
+            blocked.update(node.output if alike else ())
+            products.update(name for name in node.output if self.reads[index] and name not in self.shown)
+        return until
 
 
 class _Cost:
