@@ -8,7 +8,7 @@ import resource
 import sys
 from pathlib import Path
 
-from quantonnx.errors import ConfigError
+from quantonnx.errors import ConfigError, ModelError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -33,6 +33,17 @@ def memory_limit_of(told: int | str | None) -> int | None:
 def room(limit: int) -> int:
     """Returns how many bytes this process may still take; less than 0 where it holds more than the limit."""
     return int(limit * (1 - _SHARE_LEFT_ALONE)) - resident()
+
+
+def require(needed: int, limit: int | None, what: str) -> None:
+    """Raises ModelError where `what`, which needs that many bytes, does not fit beside what the process holds."""
+    if limit is None or needed <= (left := room(limit)):
+        return
+    total = int((limit - left + needed) * 1.05)
+    raise ModelError(
+        f"{what} needs about {in_words(needed)} of memory, and the limit of {in_words(limit)} leaves {in_words(left)}",
+        f"allow {in_words(total)}",
+    )
 
 
 def resident() -> int:

@@ -16,8 +16,7 @@ import onnx
 from quantonnx.calibration.cutting import ancestors, cut, of_constants, reads_of
 from quantonnx.calibration.staging import StageModels, Stages
 from quantonnx.calibration.taps import inferred_shapes
-from quantonnx.errors import ModelError
-from quantonnx.memory import in_words, room
+from quantonnx.memory import require, room
 from quantonnx.model import Model
 
 COPIES = 2
@@ -57,12 +56,19 @@ def parts_of(watched: Watched, limit: int) -> Stages | None:
     cutter, space = _Cutter(models, own, shown, watched.shapes), room(limit)
     if cutter.cost(0, len(own)) <= space:
         return None
-    starts = list(cutter.starts(space, limit))
+    starts = list(cutter.starts(limit))
     wanted = {*shown, *outputs, *(name for node in added for name in node.input)}
     free = [alone and wanted.isdisjoint(node.output) for node, alone in zip(own, cutter.alone, strict=True)]
     places = _places(own, added, free, starts)
     stages = cut([*own, *added], places, models.inputs, shown=shown, kept=outputs)
     return Stages(models, [stage for stage in stages if stage.nodes or stage.dropped])
+
+
+def in_one_piece(model: Model) -> int:
+    """Returns about how many bytes a model takes that runs as a whole, activations of unknown size left out."""
+    models = StageModels(model)
+    nodes = list(models.proto.graph.node)
+    return _Cutter(models, nodes, set(), {}).cost(0, len(nodes))
 
 
 def _places(
@@ -108,9 +114,9 @@ class _Cutter:
             cost.add(index)
         return cost.total
 
-    def starts(self, space: int, limit: int) -> Iterator[int]:
+    def starts(self, limit: int) -> Iterator[int]:
         """Yields where each part starts."""
-        start = 0
+        start, space = 0, room(limit)
         while start < len(self.nodes):
             yield start
             start = self._end(start, space, limit)
@@ -126,17 +132,11 @@ class _Cutter:
         else:
             return len(self.nodes)
         if not ends:
-            self._refuse(self.nodes[start], cost.total, space, limit)
+            require(cost.total, limit, f"the operator {self.nodes[start].name!r} alone")
+            return start + 1
         exact = [each for each in ends if not self.crossing[each[0]][0]] or ends
         far = [end for end, total in exact if 2 * total >= exact[-1][1]]
         return min(far, key=lambda end: (*self.crossing[end], -end))
-
-    def _refuse(self, node: onnx.NodeProto, needed: int, space: int, limit: int) -> None:
-        raise ModelError(
-            f"the operator {node.name!r} alone needs about {in_words(needed)} of memory, the limit of "
-            f"{in_words(limit)} leaves {in_words(space)}",
-            f"allow {in_words(int((limit - space + needed) * 1.1))}",
-        )
 
     def _crossings(self, inputs: Collection[str]) -> list[tuple[int, int, int]]:
         """For each place between two nodes, of the values that cross it: how many are bound to what reads them, how
@@ -159,12 +159,13 @@ class _Cutter:
 
     def _bound_until(self) -> dict[str, int]:
         """Up to which place a value is bound to what reads it: ONNX Runtime computes both together, or in the blocked
-        layout of convolutions, and other sums come out in the last bit where they are apart."""
+        layout of convolutions, and other sums come out in the last bit where they are joined."""
         blocked, products, until = set[str](), set[str](), {}
         for index, node in enumerate(self.nodes):
             alike = node.op_type == "Conv" or (node.op_type not in _PLAIN and not blocked.isdisjoint(node.input))
             for name in reads_of(node):
-                if (name in blocked and node.op_type != "Conv") or name in products:
+                joined = node.op_type == "QuantizeLinear" or name in products
+                if joined or (name in blocked and node.op_type != "Conv"):
                     until[name] = index + 1
             blocked.update(node.output if alike else ())
             products.update(name for name in node.output if self.reads[index] and name not in self.shown)

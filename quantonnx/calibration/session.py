@@ -25,12 +25,13 @@ from quantonnx.calibration.digest import SampleDigest
 from quantonnx.calibration.feeds import input_specs, named
 from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
-from quantonnx.calibration.parts import Watched, parts_of
+from quantonnx.calibration.parts import Watched, in_one_piece, parts_of
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
 from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps
 from quantonnx.errors import CalibrationError, DataError
+from quantonnx.memory import require
 from quantonnx.model import Model
 
 Array = NDArray[Any]
@@ -114,6 +115,8 @@ class Collector:
 
         Raises DataError for a feed that does not fit the model's inputs, or holds NaN or infinity.
         """
+        if self._limit is not None and self._session is None:
+            require(in_one_piece(self._model), self._limit, "a forward loop, which runs the whole model at once,")
         where = f"sample {self._seen}"
         checked, _ = Part(named(feed, self._inputs, where), where).feed(self._inputs)
         for opened in self._opened([checked], at_once=1):

@@ -6,7 +6,8 @@ Neither is the whole network in memory, nor are the activations of all samples.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from quantonnx.calibration.cutting import Stage, reads_of
 from quantonnx.calibration.loading import first_line, load_session
+from quantonnx.calibration.spilling import Spill
 from quantonnx.errors import DataError, ModelError
 from quantonnx.exporting import Document
 from quantonnx.model import Model
@@ -60,16 +62,14 @@ class StageModels:
         stage: Stage,
         examples: Mapping[str, Array],
         changed: Mapping[str, Array],
-        threads: int | None,
-        *,
-        bounded: bool = False,
+        load: Callable[[Path], ort.InferenceSession],
     ) -> ort.InferenceSession:
         """Returns a session of a stage, after those before it were opened; `examples` has values that it reads, where
-        there are any, and `changed` other values of constants. `bounded` is that of `load_session`."""
+        there are any, and `changed` other values of constants."""
         with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
             path = Path(folder) / "stage.onnx"
             self._write(stage, path, examples, changed)
-            session = load_session(path, threads, bounded=bounded)
+            session = load(path)
         self._types |= {given.name: _type_of(given) for given in session.get_outputs()}
         return session
 
@@ -117,7 +117,7 @@ class Stages:
 class Stream:
     """All samples at one place of the network, on disk; `advance` takes them through a stage.
 
-    `bounded` is that of `load_session`.
+    `bounded` and `disabled` are those of `load_session`.
     """
 
     def __init__(
@@ -128,17 +128,14 @@ class Stream:
         threads: int | None,
         *,
         bounded: bool = False,
+        disabled: Sequence[str] = (),
     ) -> None:
         self._models = stages.models
-        self._folder = folder
-        self._threads = threads
-        self._bounded = bounded
-        self._numbers: dict[str, int] = {}
-        self._kinds: dict[tuple[int, str], tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._load_session = partial(load_session, threads=threads, bounded=bounded, disabled=disabled)
+        self._spill = Spill(folder)
         self.samples = 0
-        folder.mkdir()
         for feed in feeds:
-            self._keep(self.samples, {name: feed[name] for name in self._models.inputs})
+            self._spill.keep(self.samples, {name: feed[name] for name in self._models.inputs})
             self.samples += 1
         if not self.samples:
             raise DataError("the data holds no samples, expected at least one")
@@ -146,55 +143,39 @@ class Stream:
     def feeds(self) -> Iterator[dict[str, Array]]:
         """Yields the samples themselves; before the first stage only."""
         for sample in range(self.samples):
-            yield {name: self._load(sample, name) for name in self._models.inputs}
+            yield {name: self._spill.load(sample, name) for name in self._models.inputs}
+
+    def value(self, sample: int, name: str) -> Array:
+        """Returns a value of one sample."""
+        return self._spill.load(sample, name)
 
     def values(self, name: str) -> Iterator[Array]:
         """Yields a value for one sample after the other."""
         for sample in range(self.samples):
-            yield self._load(sample, name)
+            yield self._spill.load(sample, name)
 
     def advance(self, stage: Stage, changed: Mapping[str, Array], watch: Watch | None = None) -> None:
         """Runs a stage for every sample; `changed` are weights that are no longer those of the model, `watch` gets the
         number of each sample and the values that the stage shows."""
         if stage.gives or stage.shows:
-            example = {name: self._load(0, name) for name in stage.reads}
-            session = self._models.open(stage, example, changed, self._threads, bounded=self._bounded)
+            example = {name: self._spill.load(0, name) for name in stage.reads}
+            session = self._models.open(stage, example, changed, self._load_session)
             for sample in range(self.samples):
                 found = self._run(session, stage, sample)
-                self._keep(sample, {name: found[name] for name in stage.gives})
+                self._spill.keep(sample, {name: found[name] for name in stage.gives})
                 if watch is not None:
                     watch(sample, {name: found[name] for name in stage.shows})
         for name in stage.dropped:
             for sample in range(self.samples):
-                self._drop(sample, name)
+                self._spill.drop(sample, name)
 
     def _run(self, session: ort.InferenceSession, stage: Stage, sample: int) -> dict[str, Any]:
         names = list(dict.fromkeys((*stage.gives, *stage.shows)))
-        feed = {name: self._load(sample, name) for name in stage.reads}
+        feed = {name: self._spill.load(sample, name) for name in stage.reads}
         try:
             return dict(zip(names, session.run(names, feed), strict=True))
         except Exception as error:
             raise DataError(f"ONNX Runtime cannot run sample {sample}: {first_line(error)}") from error
-
-    def _keep(self, sample: int, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-                found = "tensor of strings" if isinstance(value, np.ndarray) else type(value).__name__
-                raise ModelError(f"the value {name!r} is a {found}, expected a tensor of numbers between stages")
-            self._kinds[sample, name] = value.dtype, value.shape
-            np.ascontiguousarray(value).tofile(self._path(sample, name))
-
-    def _load(self, sample: int, name: str) -> Array:
-        dtype, shape = self._kinds[sample, name]
-        return np.fromfile(self._path(sample, name), dtype).reshape(shape)
-
-    def _drop(self, sample: int, name: str) -> None:
-        del self._kinds[sample, name]
-        self._path(sample, name).unlink()
-
-    def _path(self, sample: int, name: str) -> Path:
-        number = self._numbers.setdefault(name, len(self._numbers))
-        return self._folder / f"{number}_{sample}"
 
 
 def _declare(graph: onnx.GraphProto, large: Mapping[str, gs.Constant]) -> None:
