@@ -10,6 +10,8 @@ from pathlib import Path
 
 from quantonnx.errors import ConfigError, ModelError
 
+FLOAT_BYTES = 4
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SHARE_LEFT_ALONE = 0.05

@@ -36,6 +36,7 @@ class Feeding:
     limit: int | None = None
     threads: int | None = None
     progress: Progress | None = None
+    memory_limit: int | None = None
 
 
 def prepared(
@@ -81,6 +82,7 @@ def _absorbed(
         limit=feeding.limit,
         threads=feeding.threads,
         progress=feeding.progress,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, done.refused
 
@@ -98,6 +100,7 @@ def _smoothed(
         limit=feeding.limit,
         threads=feeding.threads,
         progress=feeding.progress,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, done.refused
 
@@ -138,6 +141,7 @@ def _scaled(
         skip=rules_of(step.settings.skip, "recipe.scale_inputs.skip").first,
         forward_loop=feeding.forward_loop,
         threads=feeding.threads,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
 

@@ -21,6 +21,7 @@ LONGEST = 300
 ORDER = [
     "errors",
     "version",
+    "memory",
     "collecting",
     "rounding",
     "scales",
@@ -80,6 +81,7 @@ ORDER = [
     "quantized",
     "calibrating",
     "pipeline",
+    "tallying",
     "verification",
     "timing",
     "speed",

@@ -16,7 +16,7 @@ import onnx
 from quantonnx.calibration.cutting import ancestors, cut, of_constants, reads_of
 from quantonnx.calibration.staging import StageModels, Stages
 from quantonnx.calibration.taps import inferred_shapes
-from quantonnx.memory import require, room
+from quantonnx.memory import FLOAT_BYTES, require, room
 from quantonnx.model import Model
 
 COPIES = 2
@@ -24,8 +24,6 @@ COPIES = 2
 
 HELD = 4
 """Samples whose watched values are in memory: one runs, others are being counted."""
-
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ class _Cost:
         for name in cutter.reads[index] - self._known:
             self._known.add(name)
             self._weights += cutter.weights[name]
-            self._largest = max(self._largest, _FLOAT_BYTES * cutter.elements[name])
+            self._largest = max(self._largest, FLOAT_BYTES * cutter.elements[name])
         outputs = [name for name in cutter.nodes[index].output if name]
         given = sum(cutter.sizes.get(name, 0) for name in outputs)
         self._shown += sum(cutter.sizes.get(name, 0) for name in outputs if name in cutter.shown)
@@ -204,7 +202,7 @@ def inferred_sizes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) 
     for info in inferred_shapes(proto, shapes):
         kind = info.type.tensor_type
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            found[info.name] = _FLOAT_BYTES * prod(dim.dim_value for dim in kind.shape.dim)
+            found[info.name] = FLOAT_BYTES * prod(dim.dim_value for dim in kind.shape.dim)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,18 @@ def outputs_of(
             raise DataError(f"ONNX Runtime cannot run sample {position}: {first_line(error)}") from error
 
 
-def check_loads(model: Model, memory_limit: int) -> int:
-    """Opens a model in ONNX Runtime, and returns in how many parts. Raises ModelError where it does not load."""
-    parts = _parts(model, {}, memory_limit)
+def check_loads(path: Path, memory_limit: int | None, *, bounded: bool) -> int:
+    """Opens a file in ONNX Runtime, and returns in how many parts. Raises ModelError where it does not load.
+
+    `bounded` is that of `load_session`.
+    """
+    load = partial(load_session, threads=None, bounded=bounded)
+    parts = None if memory_limit is None else _parts(Model.read(path), {}, memory_limit)
     if parts is None:
-        open_session(model)
+        load(path)
         return 1
     for part in parts:
-        parts.models.open(part, {}, {}, lambda path: load_session(path, None, bounded=_bounded(model)))
+        parts.models.open(part, {}, {}, load)
     return len(parts)
 
 

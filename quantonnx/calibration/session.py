@@ -20,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quantonnx.calibration.collected import DataSource, Statistics
-from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
+from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order, length_of
 from quantonnx.calibration.digest import SampleDigest
 from quantonnx.calibration.feeds import input_specs, named
 from quantonnx.calibration.keeping import KeptSamples
@@ -116,7 +116,7 @@ class Collector:
         Raises DataError for a feed that does not fit the model's inputs, or holds NaN or infinity.
         """
         if self._limit is not None and self._session is None:
-            require(in_one_piece(self._model), self._limit, "a forward loop, which runs the whole model at once,")
+            require(in_one_piece(self._model), self._limit, "a forward loop, which runs the whole model,")
         where = f"sample {self._seen}"
         checked, _ = Part(named(feed, self._inputs, where), where).feed(self._inputs)
         for opened in self._opened([checked], at_once=1):
@@ -126,7 +126,7 @@ class Collector:
 
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
-        total = _length(samples) if progress else None
+        total = length_of(samples) if progress else None
         if self._limit is not None:
             feeds = iter(samples)
             first = list(islice(feeds, 1))
@@ -292,10 +292,3 @@ def _check_type(name: str, value: Any) -> None:
     if value.dtype not in ("float32", "float16"):
         hint = "convert the model to float32 first, or exclude the operator"
         raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
-
-
-def _length(samples: Any) -> int | None:
-    try:
-        return len(samples)
-    except TypeError:
-        return None
