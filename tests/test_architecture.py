@@ -35,6 +35,7 @@ ORDER = [
     "weights",
     "failures",
     "matching",
+    "scanning",
     "reading",
     "target",
     "importing",
