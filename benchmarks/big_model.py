@@ -99,7 +99,7 @@ def quantize(model: Path, output: Path, limit: str | None, further: list[str]) -
     bytes_allowed = memory_limit_of(limit)
     process = subprocess.Popen(
         [sys.executable, "-m", "quantonnx.cli", *arguments, *(["--memory-limit", limit] if limit else []), *further],
-        preexec_fn=None if bytes_allowed is None else partial(_confine, bytes_allowed),  # noqa: PLW1509
+        preexec_fn=None if bytes_allowed is None else partial(_confine, bytes_allowed),
     )
     watcher = threading.Thread(target=watch, args=(process, peak), daemon=True)
     watcher.start()

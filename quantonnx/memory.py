@@ -59,4 +59,7 @@ def resident() -> int:
 
 def in_words(size: int) -> str:
     """Returns a number of bytes as a person reads it."""
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{max(size, 0) / 1e6:.0f} MB"
+    for name, unit in (("GB", 10**9), ("MB", 10**6)):
+        if size >= unit:
+            return f"{size / unit:.{1 if name == 'GB' else 0}f} {name}"
+    return f"{max(size, 0) / 1000:.0f} kB"
