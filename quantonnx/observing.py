@@ -54,22 +54,18 @@ def watch_of(quantized: QuantizedModel) -> Watch:
 def observe(watch: Watch, feeding: Feeding) -> Observed:
     """Runs the float model over the samples, or lets the forward loop do it; see Collector for errors."""
     kept = KeptSamples() if watch.keep else None
-    with collector_of(watch, feeding.threads, kept) as collector:
+    with Collector(
+        watch.model,
+        sorted(watch.tensors),
+        histogram=watch.histogram,
+        means=watch.means,
+        threads=feeding.threads,
+        lenient=watch.lenient,
+        keeping=kept,
+        memory_limit=feeding.memory_limit,
+    ) as collector:
         if feeding.forward_loop is not None:
             feeding.forward_loop(collector.run)
         else:
             collector.run_all(feeding.samples, feeding.progress)
         return Observed(collector.collected(), kept.spread() if kept else ())
-
-
-def collector_of(watch: Watch, threads: int | None = None, kept: KeptSamples | None = None) -> Collector:
-    """Returns what sees all that is to be seen."""
-    return Collector(
-        watch.model,
-        sorted(watch.tensors),
-        histogram=watch.histogram,
-        means=watch.means,
-        threads=threads,
-        lenient=watch.lenient,
-        keeping=kept,
-    )

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import GraphProto, ModelProto, TensorProto, helper, inliner, shape_inference, version_converter
 
 from quantonnx.errors import ModelError
+from quantonnx.scanning import scan
 from quantonnx.weights import ExternalValues, InlineValues, StoredValues, to_onnx_dtype
 
 Source = str | os.PathLike[str] | bytes | ModelProto
@@ -43,7 +44,11 @@ def open_source(source: Source) -> Opened:
         data, path, name = source, None, "the model"
     else:
         path = Path(source)
-        data, name = _read_file(path), repr(str(path))
+        name = repr(str(path))
+        scanned = _scan_file(path)
+        if scanned is not None:
+            return Opened(_parse(scanned[0], name), path, scanned[1])
+        data = _read_file(path)
     return Opened(_parse(data, name), path, hashlib.sha256(data).hexdigest())
 
 
@@ -204,6 +209,13 @@ def _without_data(tensor: TensorProto) -> TensorProto:
     light = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, doc_string=tensor.doc_string)
     light.metadata_props.extend(tensor.metadata_props)
     return light
+
+
+def _scan_file(path: Path) -> tuple[bytes, str] | None:
+    try:
+        return scan(path)
+    except OSError:  # reading the file says what is wrong
+        return None
 
 
 def _read_file(path: Path) -> bytes:

@@ -20,6 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from quantonnx.errors import ModelError, OutputError
 from quantonnx.exporting import EXTERNAL_FROM, Document, export_value, is_plain, stored_bytes
 from quantonnx.importing import Extras
+from quantonnx.scanning import varint
 from quantonnx.weights import Payload, payload
 
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -61,7 +62,7 @@ def write_embedded(document: Document, file: BinaryIO) -> None:
     body = document.graph.SerializeToString(deterministic=True)
     length = len(body) + sum(len(frame) + part.size for frame, part in parts)
     file.write(document.model.SerializeToString(deterministic=True))
-    file.write(_GRAPH_KEY + _varint(length) + body)
+    file.write(_GRAPH_KEY + varint(length) + body)
     for frame, part in parts:
         file.write(frame)
         file.writelines(part.checked())
@@ -82,7 +83,7 @@ def write_external(document: Document, file: BinaryIO, data: BinaryIO, location:
             tensor.raw_data = b"".join(part.checked())
     body = graph.SerializeToString(deterministic=True)
     file.write(document.model.SerializeToString(deterministic=True))
-    file.write(_GRAPH_KEY + _varint(len(body)) + body)
+    file.write(_GRAPH_KEY + varint(len(body)) + body)
 
 
 def digest(document: Document) -> str:
@@ -149,16 +150,8 @@ def _is_light(constant: gs.Constant) -> bool:
 def _frame(part: Payload) -> bytes:
     header = part.header.SerializeToString(deterministic=True)
     if part.size:
-        header += _RAW_DATA_KEY + _varint(part.size)
-    return bytes(_INITIALIZER_KEY + _varint(len(header) + part.size) + header)
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value > 127:
-        digits.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*digits, value])
+        header += _RAW_DATA_KEY + varint(part.size)
+    return bytes(_INITIALIZER_KEY + varint(len(header) + part.size) + header)
 
 
 def _write_outside(tensor: TensorProto, part: Payload, data: BinaryIO, location: str) -> None:

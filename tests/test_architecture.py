@@ -21,6 +21,7 @@ LONGEST = 300
 ORDER = [
     "errors",
     "version",
+    "memory",
     "collecting",
     "rounding",
     "scales",
@@ -34,6 +35,7 @@ ORDER = [
     "weights",
     "failures",
     "matching",
+    "scanning",
     "reading",
     "target",
     "importing",
@@ -82,6 +84,7 @@ ORDER = [
     "sharing",
     "calibrating",
     "pipeline",
+    "tallying",
     "verification",
     "timing",
     "speed",

@@ -22,6 +22,9 @@ LARGEST_IN_MEMORY = 250_000_000
 LARGEST_REARRANGED = 750_000_000
 """Bytes of weights beyond which ONNX Runtime may not keep them a second time, rearranged for speed."""
 
+FLOAT_BIASES = ("WeightBiasQuantization",)
+"""The optimizers without which biases that are float stay so."""
+
 _QUIET = 4
 _NO_KERNEL = "float8e4m3fn"
 """What an error names where optimizers move float8 pairs to operators that take none; as it stands, the file loads."""
@@ -40,7 +43,7 @@ def open_session(
     every operator runs as it stands in the file. With `float_biases`, biases that are float stay so: ONNX Runtime
     otherwise gives them int32 codes between Q/DQ pairs, with a product of two scales that float16 rounds to nothing.
     """
-    disabled = ["WeightBiasQuantization"] if float_biases else []
+    disabled = FLOAT_BIASES if float_biases else ()
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     if not isinstance(model, Model):

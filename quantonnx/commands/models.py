@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.loading import load
 from quantonnx.commands.options import (
     ModelArgument,
     OutOptions,
@@ -16,7 +17,7 @@ from quantonnx.commands.options import (
     check_out,
 )
 from quantonnx.commands.picturing import PictureOptions
-from quantonnx.commands.quantizing import load, read_float
+from quantonnx.commands.quantizing import read_float
 from quantonnx.commands.running import Run, write_text
 
 if TYPE_CHECKING:

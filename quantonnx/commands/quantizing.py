@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.loading import MemoryOption, fit_together, load
 from quantonnx.commands.options import (
     ModelArgument,
     NumberOptions,
@@ -21,6 +22,7 @@ from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.reporting import Reported, ReportOption, check_report_folder, report_quantization
 from quantonnx.commands.running import Run
 from quantonnx.commands.searching import Acting, SearchOptions
+from quantonnx.memory import memory_limit_of
 
 if TYPE_CHECKING:
     from quantonnx.calibration.collected import Statistics
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from quantonnx.plan import Plan
     from quantonnx.quantized import QuantizedModel
     from quantonnx.speed import Speed
-    from quantonnx.verification import Comparison
+    from quantonnx.tallying import Comparison
 
 _LARGEST_TO_TIME = 10**9
 _CHECKING = "Checking"
@@ -61,6 +63,7 @@ def quantize(
         ),
     ] = None,
     report: ReportOption = None,
+    memory_limit: MemoryOption = None,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
@@ -69,20 +72,23 @@ def quantize(
     settings = numbers.build()
     remembered.check("quantize", source, output, needs_data=not settings.only_weights)
     bar.check(source, eval_data, force=output.force)
-    job = _Job(run, model, output, compiler, source, remembered)
+    job = _Job(run, model, output, compiler, source, remembered, memory_limit_of(memory_limit))
     placed = job.place(plan, settings)
     remembered.check("quantize", source, output, needs_data=placed.needs_samples)
     samples, evaluation = job.open_samples(placed.model, eval_data)
+    if bar.wanted or bar.auto:
+        job.require_whole(placed.model)
     acted = Acting(run, bar, placed, samples if source.given else None, evaluation, model)
     placed = acted.choose()
     statistics = job.statistics(placed, samples)
     calibrated = acted.search(statistics) if bar.wanted else job.calibrate(placed, samples, statistics)
     job.write(calibrated)
     comparison = job.compare(evaluation) if evaluation is not None else None
-    measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
+    whole = job.fits() if report is not None or _wants_speed(speed, calibrated, model) else True
+    measured = job.time(evaluation or samples) if whole and _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
     acted.tell(force=output.force)
-    if report is not None:
+    if report is not None and whole:
         seen = (samples if source.given else None, evaluation)
         files = model, output.out
         done = Reported(placed, calibrated, comparison, measured, *files, *seen, statistics, job.plan)
@@ -101,9 +107,10 @@ class _Job:
         compiler: TargetOptions,
         source: SampleOptions,
         remembered: StatisticsOptions,
+        memory_limit: int | None,
     ) -> None:
         self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
-        self.remembered = remembered
+        self.remembered, self.memory_limit = remembered, memory_limit
         self.plan: Plan | None = None
         run.result |= {"model": str(model), "output": str(output.out)}
 
@@ -173,6 +180,7 @@ class _Job:
                 name=self.source.name,
                 threads=self.run.threads,
                 progress=stage.report,
+                memory_limit=self.memory_limit,
             )
             found = self.remembered.gather(collect, self.output)
             stage.detail = f"{found.samples if found else 0} samples"
@@ -193,12 +201,19 @@ class _Job:
                 stage.report(done, total)
 
             if not self.source.given and statistics is None:
-                calibrated = calibrate(placed)
+                calibrated = calibrate(placed, memory_limit=self.memory_limit)
             elif statistics is None:
-                looking = self.run.observer or observe
-                calibrated = calibrate(placed, samples, threads=self.run.threads, progress=progress, observer=looking)
+                calibrated = calibrate(
+                    placed,
+                    samples,
+                    threads=self.run.threads,
+                    progress=progress,
+                    observer=self.run.observer or observe,
+                    memory_limit=self.memory_limit,
+                )
             else:
-                calibrated, seen = calibrate(placed, statistics=statistics), statistics.samples
+                calibrated = calibrate(placed, statistics=statistics, memory_limit=self.memory_limit)
+                seen = statistics.samples
             seen = sum(source.samples for source in calibrated.data) or seen
             stage.detail = f"{seen} samples"
         self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
@@ -209,7 +224,7 @@ class _Job:
         with self.run.stage("write", "write") as stage:
             self.output.save(calibrated.to_model())
             stage.detail = str(self.output.out)
-        load(self.run, self.output.out)
+        load(self.run, self.output.out, self.memory_limit)
 
     def compare(self, evaluation: Samples) -> Comparison:
         """Compares both files."""
@@ -218,8 +233,15 @@ class _Job:
 
         with self.run.stage("compare", "compare") as stage:
             labels = evaluation.labels
-            files = self.path, self.output.out
-            comparison = compare(*files, evaluation, labels, threads=self.run.threads, progress=stage.report)
+            comparison = compare(
+                self.path,
+                self.output.out,
+                evaluation,
+                labels,
+                threads=self.run.threads,
+                progress=stage.report,
+                memory_limit=self.memory_limit,
+            )
             stage.detail = f"{comparison.samples} samples{'' if labels is None else ' with labels'}"
         self.run.result["metrics"] = summary.metrics(comparison)
         return comparison
@@ -240,6 +262,18 @@ class _Job:
             )
         return measured
 
+    def require_whole(self, model: Model) -> None:
+        """Raises ModelError where a search, which runs the whole model again and again, has no room for it."""
+        from quantonnx.calibration.parts import in_one_piece
+        from quantonnx.memory import require
+
+        if self.memory_limit is not None:
+            require(in_one_piece(model), self.memory_limit, "a search, which runs the whole model many times,")
+
+    def fits(self) -> bool:
+        """True where both models may be loaded at once; a line says where not."""
+        return self.memory_limit is None or fit_together(self.run, self.path, self.output.out, self.memory_limit)
+
     def sizes(self) -> tuple[int, int]:
         """Returns the bytes of both models, external data included."""
         from quantonnx.model_files import file_size
@@ -259,15 +293,6 @@ def read_float(run: Run, path: Path) -> Model:
         stage.detail = f"{path.name}, {len(model.graph.nodes)} operators"
     refuse_quantized(model, path.name)
     return model
-
-
-def load(run: Run, path: Path) -> None:
-    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over in silence."""
-    from quantonnx.calibration.loading import open_session
-
-    with run.stage("load", "load") as stage:
-        open_session(path)
-        stage.detail = "ONNX Runtime takes the file"
 
 
 def _wants_speed(asked: bool | None, calibrated: QuantizedModel, path: Path) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantonnx.quantized import QuantizedModel
     from quantonnx.report import Facts
     from quantonnx.speed import Speed
-    from quantonnx.verification import Comparison
+    from quantonnx.tallying import Comparison
 
 ReportOption = Annotated[
     Path | None,

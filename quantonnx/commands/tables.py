@@ -11,7 +11,7 @@ from quantonnx.decisions import Decision
 from quantonnx.quantized import QuantizedModel
 from quantonnx.speed import Speed
 from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format, told_by_algorithms
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 _SHOWN_NAMES = 3
 
