@@ -1,0 +1,78 @@
+"""Valid random graphs from the operators that the patterns know: `samples()` is a strategy of hypothesis.
+
+A graph grows stage by stage. Every stage reads a value that is there, so that values leak to other readers, and any
+value may be an output too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from growing import BATCH, Array, Graph
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from random_stages import STAGES
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A random model and what fits it."""
+
+    proto: onnx.ModelProto
+    seed: int
+
+    def __repr__(self) -> str:
+        light = onnx.ModelProto()
+        light.CopyFrom(self.proto)
+        weights = ", ".join(f"{item.name}{list(item.dims)}" for item in light.graph.initializer)
+        light.graph.ClearField("initializer")
+        return f"seed {self.seed}, weights {weights}, {onnx.printer.to_text(light)}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis asks for
+        printer.text(repr(self))
+
+    def feeds(self, count: int) -> list[dict[str, Array]]:
+        """Returns random feeds."""
+        rng = np.random.default_rng(self.seed + 1)
+        return [{info.name: _random(rng, info) for info in self.proto.graph.input} for _ in range(count)]
+
+
+@st.composite
+def samples(draw: st.DrawFn, most: int = 8) -> Sample:
+    """Models of up to `most` stages, of opset 11 to 22, with one or more inputs and outputs."""
+    seed = draw(st.integers(0, 2**16))
+    graph = Graph(draw, draw(st.integers(11, 22)), np.random.default_rng(seed))
+    graph.input(graph.pick([BATCH, 4, 6, 6], [BATCH, 6, 8], [BATCH, 8], [BATCH, 4, 10], [BATCH, 2, 4, 4, 4]))
+    for _ in range(draw(st.integers(1, most))):
+        graph.pick(*STAGES)(graph)
+    return Sample(_model(graph, _outputs(graph)), seed)
+
+
+def _outputs(graph: Graph) -> list[str]:
+    given = [name for name in graph.values if name[0] == "v"]
+    read = {name for node in graph.nodes for name in node.input}
+    ends = [name for name in given if name not in read]
+    leaks = graph.draw(st.lists(st.sampled_from(given), max_size=2, unique=True)) if given else []
+    return list(dict.fromkeys([*ends, *leaks]))
+
+
+def _model(graph: Graph, outputs: list[str]) -> onnx.ModelProto:
+    dynamic = graph.flag()
+    infos = [
+        helper.make_tensor_value_info(name, dtype, ["N", *shape[1:]] if dynamic and shape[0] == BATCH else shape)
+        for name, dtype, shape in graph.inputs
+    ]
+    rank = {name: len(graph.shapes[name]) for name in outputs}
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank[name]) for name in outputs]
+    proto = helper.make_graph(graph.nodes, "random", infos, results, graph.weights)
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=10)
+
+
+def _random(rng: np.random.Generator, info: onnx.ValueInfoProto) -> Array:
+    shape = [dim.dim_value or BATCH for dim in info.type.tensor_type.shape.dim]
+    if info.type.tensor_type.elem_type == TensorProto.INT64:
+        return rng.integers(0, 9, shape)
+    return rng.normal(size=shape).astype(np.float32)
