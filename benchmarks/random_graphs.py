@@ -1,7 +1,7 @@
 """Random graphs through `transform`, `quantize` and `check` for every target: 10,000 of them by default.
 
-Each piece of 100 graphs has a seed of its own, so that a find comes back; hypothesis makes it small. Prints each find
-and, last, a table of counts; exits with 1 where there is a find.
+Each piece of 100 graphs has a seed of its own, so that a find comes back; `--shrink` makes it small, which takes
+minutes. Prints each find and, last, a table of counts; exits with 1 where there is a find.
 
     python benchmarks/random_graphs.py                       # an hour
     python benchmarks/random_graphs.py --pieces 3 --from 40  # pieces 40, 41, 42
@@ -37,12 +37,13 @@ def main() -> int:
     parser.add_argument("--pieces", type=int, default=100)
     parser.add_argument("--from", dest="first", type=int, default=0)
     parser.add_argument("--stages", type=int, default=8, help="the most stages that a graph has")
+    parser.add_argument("--shrink", action="store_true")
     asked = parser.parse_args()
     counts: Counter[str] = Counter()
     started = time.time()
     for piece in range(asked.first, asked.first + asked.pieces):
         try:
-            _piece(piece, asked.stages, counts)
+            _piece(piece, asked.stages, counts, shrink=asked.shrink)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -55,14 +56,14 @@ def main() -> int:
     return bool(counts["pieces with a find"])
 
 
-def _piece(piece: int, stages: int, counts: Counter[str]) -> None:
+def _piece(piece: int, stages: int, counts: Counter[str], *, shrink: bool) -> None:
     @seed(piece)
     @settings(
         max_examples=SIZE,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
         report_multiple_bugs=False,
     )
     @given(samples(stages), st.sampled_from(TARGETS), st.sampled_from(sorted(laws.CONFIGS)))
@@ -74,14 +75,19 @@ def _piece(piece: int, stages: int, counts: Counter[str]) -> None:
 
 def _try(sample: Sample, target: str, config: str, counts: Counter[str]) -> None:
     onnx.checker.check_model(sample.proto)
-    known = laws.in_float(sample)
     counts["graphs"] += 1
     counts["operators"] += len(sample.proto.graph.node)
+    try:
+        known = laws.in_float(sample)
+    except laws.NotRunnable:
+        counts["left out: ONNX Runtime does not run it"] += 1
+        return
     if not known.usable:
         counts["left out: rounding decides"] += 1
         return
     fused = {name: laws.transform_keeps_results(sample, known, name) for name in TARGETS}
     counts["transformed"] += len(TARGETS)
+    config = "8 bits" if (target, config) == ("tensorrt", "16 bits") else config  # which it refuses
     pairs = laws.quantize_gives_a_sound_file(sample, known, fused[target], target, config)
     counts["quantized" if pairs else "nothing to quantize"] += 1
     counts["pairs"] += pairs

@@ -15,6 +15,7 @@ from quantonnx.algorithms.bias_correction import correct_biases, means_needed
 from quantonnx.algorithms.input_scaling import SAMPLES
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
+from quantonnx.calibration.body_feeds import body_samples
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
 from quantonnx.calibration.methods import Method, RangeMethod
@@ -22,7 +23,7 @@ from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.decisions import Decider, Decision
-from quantonnx.errors import PlanError
+from quantonnx.errors import PlanError, QuantonnxError
 from quantonnx.formats import Parameters
 from quantonnx.method_choice import FALLBACK, choose_method
 from quantonnx.model import Model
@@ -64,7 +65,18 @@ def calibrate(
         raise PlanError("calibrate() needs samples, a forward loop or statistics", "give exactly one of them")
     if quantized.faster_in_float:
         return replace(quantized, parameters={})
-    if not given:
+    if samples is not None and quantized.bodies:
+        samples, limit = open_samples(samples, input_specs(quantized.model), limit=limit), None
+    done = _calibrated_graph(quantized, Feeding(samples, forward_loop, limit, threads, progress), statistics)
+    return _with_bodies(done, quantized, samples, threads) if quantized.bodies else done
+
+
+def _calibrated_graph(
+    quantized: QuantizedModel, feeding: Feeding, statistics: Statistics | str | Path | None
+) -> QuantizedModel:
+    """Calibrates a graph without the bodies in it."""
+    samples, forward_loop, limit, threads = feeding.samples, feeding.forward_loop, feeding.limit, feeding.threads
+    if samples is None and forward_loop is None and statistics is None:
         return with_statistics(_prepared(quantized, Feeding()), {})
     steps = steps_of(quantized.config, quantized.matches.target)
     brief = not quantized.config.steps or all(step.name in _BRIEF for step in steps)
@@ -77,13 +89,31 @@ def calibrate(
         if statistics is not None:
             name = quantized.config.steps[0].name
             raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
-        quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+        quantized = _prepared(quantized, feeding)
     else:
         quantized = _without_recipe(quantized, _NO_SAMPLES if statistics is None else _NO_NEW_STATISTICS)
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
-    return _observed(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+    return _observed(quantized, replace(feeding, samples=samples))
+
+
+def _with_bodies(
+    done: QuantizedModel, placed: QuantizedModel, samples: Samples | None, threads: int | None
+) -> QuantizedModel:
+    """Calibrates each body on what it is fed while the float model runs; one that cannot be stays in float."""
+    bodies: dict[str, QuantizedModel] = {}
+    told: list[Decision] = []
+    for name, body in placed.bodies.items():
+        try:
+            feeds = None
+            if body.needs_samples:
+                feeds = body_samples(placed.model, name, body.model, samples, threads)
+            bodies[name] = calibrate(body, feeds, threads=threads)
+        except QuantonnxError as error:
+            told.append(Decision(name, f"the body stays in float: {error.message}", Decider.BODY))
+            bodies[name] = replace(body, sites=(), parameters={}, bodies={})
+    return replace(done, bodies=bodies, decisions=(*done.decisions, *told))
 
 
 def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:

@@ -26,7 +26,7 @@ class Rewriter:
         self.model = model
         self.touched: list[gs.Node] = []
         self._outputs = {id(output) for output in model.graph.outputs}
-        self._names = set(model.tensors()) | {node.name for node in model.graph.nodes}
+        self._names = set(model.tensors()) | {node.name for node in model.graph.nodes} | model.reserved
 
     def array(self, value: gs.Constant) -> np.ndarray[Any, Any]:
         """Returns the values of a constant."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from quantonnx.bodies import open_bodies, put_back
 from quantonnx.collecting import uncollected
 from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
@@ -31,10 +32,16 @@ Source = str | Path | bytes | onnx.ModelProto | Model
 
 @dataclass
 class Matches(Sequence[Step]):
-    """The fusions found in a model, each of which can be switched off: `matches[3].apply = False`."""
+    """The fusions found in a model, each of which can be switched off: `matches[3].apply = False`.
+
+    `bodies` are those in the bodies of control flow, by the body's name (`Loop_12/body`); `elsewhere` are the names of
+    what other graphs of the file hold, which rules of a configuration may mean.
+    """
 
     steps: list[Step]
     target: Target
+    bodies: dict[str, Matches] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # Sequence's overloads add nothing here
         return self.steps[index]
@@ -106,13 +113,26 @@ def transform(
     else:
         plan = replace(plan, conversions=_convert(model, chosen, plan), fusions=[replace(s) for s in plan.fusions])
     _fuse(model, chosen, plan.fusions)
-    steps = plan.conversions + plan.fusions
+    inner = _transform_bodies(model, chosen, plan)
+    plan = replace(plan, bodies={name: done.plan for name, done in inner.items()})
+    steps = plan.conversions + plan.fusions + [step for done in inner.values() for step in done.plan.every_step()]
     applied = [step for step in steps if step.apply]
     counts: dict[str, int] = {}
     for step in applied:
         counts[step.pattern] = counts.get(step.pattern, 0) + 1
     report = Report(applied, [step for step in steps if not step.apply], counts)
-    return Transformed(model, Matches(plan.fusions, chosen), report, plan)
+    matches = Matches(plan.fusions, chosen, {name: done.matches for name, done in inner.items()})
+    return Transformed(model, matches, report, plan)
+
+
+def _transform_bodies(model: Model, target: Target, plan: Plan) -> dict[str, Transformed]:
+    """Transforms the bodies of control flow in their places; one that the plan does not know is planned now."""
+    done: dict[str, Transformed] = {}
+    for body in list(open_bodies(model)):
+        if body.model is not None:
+            done[body.name] = transform(body.model, target=target, plan=plan.bodies.get(body.name))
+            put_back(model, body.name, done[body.name].model)
+    return done
 
 
 def choose_target(
@@ -130,7 +150,9 @@ def choose_target(
 
 def _plan(model: Model, target: Target, name: str) -> Plan:
     conversions = _convert(model, target, None)
-    return Plan(name, target.name, conversions, _find_fusions(model, target))
+    opened = [body for body in open_bodies(model) if body.model is not None]
+    bodies = {body.name: _plan(Model.read(body.model), target, body.name) for body in opened}
+    return Plan(name, target.name, conversions, _find_fusions(model, target), bodies=bodies)
 
 
 def _shown_source(source: Source) -> str:

@@ -21,16 +21,23 @@ from quantonnx.linting import Severity, lint
 Feeds = dict[str, Array]
 Results = dict[str, Array]
 
+_FINE = {"16 bits": 0.02, "groups": 0.2}
+"""How far from the float model a configuration may be, as a share of the output; 1.0 for the others."""
+
 NUDGE = 3e-6
 """Relative: 25 units in the last place of float32, since rounding happens at every operator and not only at inputs."""
 
 CONFIGS = {
     "8 bits": qx.QuantConfig(keep_slow=True),
     "16 bits": qx.QuantConfig(keep_slow=True, activation={"n_bits": 16}, weight={"n_bits": 16}),  # type: ignore[arg-type]
-    "weights": qx.QuantConfig(preset="w4a16"),
+    "groups": qx.QuantConfig(activation=None, weight={"n_bits": 8, "group_size": 4}),  # type: ignore[arg-type]
     "float weights": qx.QuantConfig(keep_slow=True, weight_storage="float"),
     "default": qx.QuantConfig(),
 }
+
+
+class NotRunnable(Exception):  # noqa: N818  (nobody's error: such a graph is left out)
+    """ONNX Runtime does not run the float model with its optimizations."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,10 @@ def run(proto: onnx.ModelProto, feeds: Sequence[Feeds], *, optimized: bool = Fal
 def in_float(sample: Sample, count: int = 2) -> Float:
     """Returns the float results of a sample on some feeds."""
     feeds = sample.feeds(count)
+    try:
+        run(sample.proto, feeds[:1], optimized=True)
+    except Exception as error:  # a Pad wider than the pool behind it, which ONNX Runtime merges
+        raise NotRunnable from error
     rng = np.random.default_rng(sample.seed)
     results = run(sample.proto, feeds)
     slack: Results = {}
@@ -105,8 +116,8 @@ def quantize_gives_a_sound_file(sample: Sample, known: Float, fused: qx.Model, t
     _keeps_names(fused, proto)
     plain = run(proto, known.feeds)
     optimized = run(proto, known.feeds, optimized=True)
-    _is_near(known, plain, f"{target}, {config}", 0.02 if config == "16 bits" else 1.0)
-    _is_near(known, optimized, f"{target}, {config}, optimized", 0.02 if config == "16 bits" else 1.0)
+    _is_near(known, plain, f"{target}, {config}", _FINE.get(config, 1.0))
+    _is_near(known, optimized, f"{target}, {config}, optimized", _FINE.get(config, 1.0))
     errors = [finding for finding in lint(proto, target) if finding.severity is Severity.ERROR] if made.sites else []
     assert not errors, errors
     return len(made.sites)
