@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import graph_laws as laws  # noqa: E402  (shared with the tests)
-import onnx  # noqa: E402
-from random_graphs import Sample, samples  # noqa: E402
+import graph_laws as laws
+import onnx
+from random_graphs import Sample, samples
 
-from quantonnx.target import known_targets  # noqa: E402
+from quantonnx.target import known_targets
 
 SIZE = 100
 TARGETS = tuple(known_targets())

@@ -84,7 +84,7 @@ class Model:
 
     @classmethod
     def inner(cls, proto: ModelProto, weights: dict[str, gs.Constant], outer: Model, reserved: frozenset[str]) -> Model:
-        """Returns the model of a body of `outer`; `weights` are those of its initializers that are the outer graph's."""
+        """Returns the model of a body of `outer`; `weights` are the initializers that are those of the outer graph."""
         model = cls._build(proto, None, outer.folder, outer.digest)
         model._share(weights)
         model.reserved = reserved

@@ -16,7 +16,7 @@ from quantonnx.pattern import Pattern, Role, ValueDeclaration
 from quantonnx.plan import near
 from quantonnx.resolution import STATES, Side
 from quantonnx.rewriting import Matches
-from quantonnx.scopes import Scopes, dotted
+from quantonnx.scopes import Scopes, dotted, scopes_in
 from quantonnx.sites import Site
 from quantonnx.slots import names_of, rules_of
 from quantonnx.target import FormatRequest, Target
@@ -122,7 +122,7 @@ def _check_modules(model: Model, config: QuantConfig, elsewhere: Collection[str]
         wanted = name if name.startswith("re:") else dotted(name)
         matcher = NameRules([wanted], "modules", [wanted] if rule is not None and rule.optional else [])
         found = [scope for scope in scopes.names if matcher.first((scope,))]
-        inside = any(matcher.first(scopes_above(other)) for other in elsewhere) if not found else False
+        inside = not found and any(matcher.first(scopes_in(other)) for other in elsewhere)
         if not found and not inside and wanted not in matcher.optional:
             hint = near(wanted, scopes.names) or "the file names no modules" * (not scopes.names)
             raise ConfigError(f"modules: no scope of the model is called {name!r}", hint)

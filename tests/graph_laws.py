@@ -32,7 +32,6 @@ CONFIGS = {
     "16 bits": qx.QuantConfig(keep_slow=True, activation={"n_bits": 16}, weight={"n_bits": 16}),  # type: ignore[arg-type]
     "groups": qx.QuantConfig(activation=None, weight={"n_bits": 8, "group_size": 4}),  # type: ignore[arg-type]
     "float weights": qx.QuantConfig(keep_slow=True, weight_storage="float"),
-    "default": qx.QuantConfig(),
 }
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from random_stages import STAGES
 
+INPUTS = ([2, 16, 6, 6], [2, 6, 16], [2, 32], [2, 4, 6, 6], [2, 16, 10], [2, 2, 4, 4, 4])
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -45,7 +47,7 @@ def samples(draw: st.DrawFn, most: int = 8) -> Sample:
     """Models of up to `most` stages, of opset 11 to 22, with one or more inputs and outputs."""
     seed = draw(st.integers(0, 2**16))
     graph = Graph(draw, draw(st.integers(11, 22)), np.random.default_rng(seed))
-    graph.input(graph.pick([BATCH, 4, 6, 6], [BATCH, 6, 8], [BATCH, 8], [BATCH, 4, 10], [BATCH, 2, 4, 4, 4]))
+    graph.input(graph.pick(*INPUTS))
     for _ in range(draw(st.integers(1, most))):
         graph.pick(*STAGES)(graph)
     return Sample(_model(graph, _outputs(graph)), seed)

@@ -20,7 +20,7 @@ def convolution(g: Graph) -> str:
     x = g.value(*IMAGES)
     channels, spatial = g.shapes[x][1], g.shapes[x][2:]
     group = g.pick(*dict.fromkeys((1, channels, *(i for i in (2, 3) if channels % i == 0))))
-    out = group * g.pick(1, 2, 3)
+    out = group * g.pick(1, 16, 2, 3)
     kernel = [min(g.pick(1, 3, 2), size) for size in spatial]
     transposed = not g.number(0, 3)
     shape = [channels, out // group, *kernel] if transposed else [out, channels // group, *kernel]
@@ -310,7 +310,7 @@ def passing(g: Graph) -> str:
 
 def linear(g: Graph) -> str:
     x = g.value(*SEQUENCES)
-    width, out = g.shapes[x][-1], g.pick(4, 8, 1, 3)
+    width, out = g.shapes[x][-1], g.pick(16, 4, 8, 1, 3)
     product = g.node("MatMul", x, g.weight([width, out], width**-0.5))
     bias = g.pick("vector", "none", "zero", "wide")
     if bias == "none":
@@ -322,7 +322,7 @@ def linear(g: Graph) -> str:
 def gemm(g: Graph) -> str:
     x = g.value(2)
     rows, width = g.shapes[x]
-    out, turned = g.pick(4, 8, 3), g.number(0, 1)
+    out, turned = g.pick(16, 8, 3), g.number(0, 1)
     turned_x = g.number(0, 1) if rows != BATCH else 0
     depth = rows if turned_x else width
     weight = g.weight([out, depth] if turned else [depth, out], depth**-0.5)
