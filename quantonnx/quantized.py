@@ -163,7 +163,7 @@ def _called(bodies: Iterable[Body], matches: Matches) -> frozenset[str]:
 
 def _inner(matches: Matches, name: str, around: Model) -> Matches:
     """The matches of a body, with the names of all that is around it."""
-    own = matches.bodies.get(name) or Matches([], matches.target)
+    own = matches.bodies.get(name, Matches([], matches.target))
     known = {node.op for node in around.graph.nodes} | {
         word for step in matches for word in (step.pattern, *step.nodes)
     }
