@@ -84,7 +84,7 @@ class Matcher:
             for output in matched.node.outputs:
                 if output is not result and self._is_read_outside(output, inside):
                     return output
-        return _entering_from_inside(binding, inside)
+        return binding.entering_from_inside()
 
     def _leaking(self, leak: gs.Tensor, binding: Binding) -> str:
         inside = {id(matched.node) for matched in binding.nodes.values()}
@@ -93,23 +93,12 @@ class Matcher:
             return f"{leak.name!r} is also used outside it, by {reader.op} {reader.name!r}"
         if id(leak) in self._public:
             return f"{leak.name!r} is also used outside it, as an output of the graph"
-        if leak.name not in self.model.captured:
-            return f"{leak.name!r} stands for a value from outside, and is given inside it"
-        return f"{leak.name!r} is also used outside it, by the body of a control-flow operator"
+        told = "is also used outside it, by the body of a control-flow operator"
+        return f"{leak.name!r} {told if leak.name in self.model.captured else 'stands outside it too'}"
 
     def _is_read_outside(self, output: gs.Tensor, inside: set[int]) -> bool:
-        if id(output) in self._public or output.name in self.model.captured:
-            return True
-        return any(id(consumer) not in inside for consumer in output.outputs)
-
-
-def _entering_from_inside(binding: Binding, inside: set[int]) -> gs.Tensor | None:
-    """A value that the pattern reads as one from outside, though the match itself gives it: no rewrite expects that."""
-    for bound in binding.values.values():
-        for value in bound if isinstance(bound, tuple) else (bound,):
-            if value is not None and value.inputs and id(value.inputs[0]) in inside:
-                return value
-    return None
+        public = id(output) in self._public or output.name in self.model.captured
+        return public or any(id(consumer) not in inside for consumer in output.outputs)
 
 
 def _refusal(found: Pattern) -> str | None:

@@ -1,4 +1,4 @@
-"""Names inside the bodies of If, Loop and Scan: each body that is quantized on its own is asked as a model of its own."""
+"""Names inside the bodies of If, Loop and Scan: a body that is quantized on its own is asked as a model of its own."""
 
 from __future__ import annotations
 
