@@ -53,7 +53,8 @@ class Explainer:
 
     def tensor(self, name: str) -> Explanation:
         """Explains a tensor, of a body too. Raises ModelError for a name that the model does not have."""
-        view = self._view_of(name, lambda view: view.tensors)
+        standing = (view for view in self._views if any(site.tensor == name for site in view.sites))
+        view = next(standing, None) or self._view_of(name, lambda view: view.tensors)
         if view is not None:
             return tensors.explain(view, view.tensors[name])
         found = find_in_closed(self.original, name, nodes=False)
