@@ -28,6 +28,9 @@ from graph_samples import Sample, samples
 from quantonnx.target import known_targets
 
 SIZE = 100
+QUANTIZED = 3
+"""One graph in so many goes on to `quantize` and `check`, which take most of the time."""
+
 TARGETS = tuple(known_targets())
 
 
@@ -86,8 +89,10 @@ def _try(sample: Sample, target: str, config: str, counts: Counter[str]) -> None
         counts["left out: rounding decides"] += 1
         return
     fused = {name: laws.transform_keeps_results(sample, known, name) for name in TARGETS}
-    laws.transform_is_done_at_once(fused[target], target)
     counts["transformed"] += len(TARGETS)
+    if sample.seed % QUANTIZED:
+        return
+    laws.transform_is_done_at_once(fused[target], target)
     config = "8 bits" if (target, config) == ("tensorrt", "16 bits") else config  # which it refuses
     pairs = laws.quantize_gives_a_sound_file(sample, known, fused[target], target, config)
     counts["quantized" if pairs else "nothing to quantize"] += 1
