@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnxruntime as ort
-from growing import Array
 from graph_samples import Sample
+from growing import Array
 
 import quantonnx as qx
 from quantonnx.linting import Severity, lint
