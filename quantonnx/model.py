@@ -36,7 +36,7 @@ class Model:
     `graph` is to be edited by identity, then put in order with `sort`. `captured` are the values that bodies of If,
     Loop and Scan read from outside: they keep their name and stay. `left_in_float` has the reason for each node that
     nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the model's own file. `reserved`
-    are names that other graphs of the file have: those of bodies, and of what is around this one.
+    are names that other graphs of the file have, `borrowed` the constants that are those of the graph around a body.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Model:
         self.left_in_float = {node.name: _BODY_REASON for node in graph.nodes if ordering.has_body(node)}
         self.captured = self._find_captured()
         self.reserved: frozenset[str] = frozenset()
+        self.borrowed: frozenset[str] = frozenset()
         self._extras = extras
         self._kept = kept
 
@@ -79,7 +80,7 @@ class Model:
         twin = Model(graph, self._extras, kept, self.folder, self.digest)
         twin.metadata = dict(self.metadata)
         twin.left_in_float = dict(self.left_in_float)
-        twin.reserved = self.reserved
+        twin.reserved, twin.borrowed = self.reserved, self.borrowed
         return twin
 
     @classmethod
@@ -87,7 +88,7 @@ class Model:
         """Returns the model of a body of `outer`; `weights` are the initializers that are those of the outer graph."""
         model = cls._build(proto, None, outer.folder, outer.digest)
         model._share(weights)
-        model.reserved = reserved
+        model.reserved, model.borrowed = reserved, frozenset(weights)
         return model
 
     def array(self, constant: gs.Constant) -> np.ndarray[Any, Any]:
@@ -184,7 +185,7 @@ class Model:
             setattr(model.graph, name, getattr(self.graph, name))
         model.folder, model.metadata, model._extras = self.folder, dict(self.metadata), self._extras
         model.left_in_float |= self.left_in_float
-        model.reserved = self.reserved
+        model.reserved, model.borrowed = self.reserved, self.borrowed
         model._raise_ir_version()
         return model
 

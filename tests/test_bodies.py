@@ -143,6 +143,16 @@ def test_a_float_weight_that_no_graph_reads_any_more_is_gone() -> None:
     assert sum(dtype == np.int8 and "zero" not in name for name, dtype in stored.items()) == 3
 
 
+def test_a_weight_that_branches_share_is_not_folded_into_each() -> None:
+    proto = parse("""agraph (float[2,128] x, bool flag) => (float[2,64] y) <float[64,128] w> {
+        y = If (flag) <
+            then_branch = yes () => (float[2,64] a) { v = Transpose <perm = [1, 0]> (w) a = MatMul (x, v) },
+            else_branch = no () => (float[2,64] b) { u = Transpose <perm = [1, 0]> (w) n = MatMul (x, u) b = Neg (n) }
+        >
+    }""")
+    assert len(qx.transform(proto, target="onnxruntime").model.to_bytes()) < 1.1 * 64 * 128 * 4
+
+
 def test_ranges_are_those_of_all_iterations() -> None:
     samples = [{"x": np.full((2, 16), 0.5, np.float32), "count": np.asarray(5)}]
     done = qx.quantize(model("loop"), samples, target="onnxruntime", config=qx.QuantConfig(**MINMAX))
