@@ -23,13 +23,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import graph_laws as laws
 import onnx
-from graph_samples import Sample, samples
+from graph_samples import Sample, in_a_branch, samples
 
 from quantonnx.target import known_targets
 
 SIZE = 100
 QUANTIZED = 3
 """One graph in so many goes on to `quantize` and `check`, which take most of the time."""
+
+IN_BRANCHES = 7
+"""One graph in so many is a branch of If."""
 
 TARGETS = tuple(known_targets())
 
@@ -77,6 +80,9 @@ def _piece(piece: int, stages: int, counts: Counter[str], *, shrink: bool) -> No
 
 
 def _try(sample: Sample, target: str, config: str, counts: Counter[str]) -> None:
+    if sample.seed % IN_BRANCHES == 0:
+        sample = in_a_branch(sample)
+        counts["in a branch of If"] += 1
     onnx.checker.check_model(sample.proto)
     counts["graphs"] += 1
     counts["operators"] += len(sample.proto.graph.node)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from growing import BATCH, Array, Graph
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from random_stages import STAGES
 
 INPUTS = ([2, 16, 6, 6], [2, 6, 16], [2, 32], [2, 4, 6, 6], [2, 16, 10], [2, 2, 4, 4, 4])
@@ -51,6 +51,33 @@ def samples(draw: st.DrawFn, most: int = 8) -> Sample:
     for _ in range(draw(st.integers(1, most))):
         graph.pick(*STAGES)(graph)
     return Sample(_model(graph, _outputs(graph)), seed)
+
+
+def in_a_branch(sample: Sample) -> Sample:
+    """Returns the same graph as a branch of If, which reads inputs and every other weight from outside."""
+    inner, outer = onnx.GraphProto(), onnx.ModelProto()
+    inner.CopyFrom(sample.proto.graph)
+    inner.name = "taken"
+    outer.CopyFrom(sample.proto)
+    outer.graph.ClearField("node")
+    weights = list(inner.initializer)
+    for name in ("initializer", "input"):
+        inner.ClearField(name)
+    for output in inner.output:
+        output.name = f"inner_{output.name}"
+    names = {output.name for output in outer.graph.output}
+    for node in inner.node:
+        for side in (node.input, node.output):
+            side[:] = [f"inner_{name}" if name in names else name for name in side]
+    inner.initializer.extend(weights[::2])
+    outer.graph.ClearField("initializer")
+    outer.graph.initializer.extend([*weights[1::2], numpy_helper.from_array(np.asarray(True), "yes")])
+    zeros = [helper.make_node("Constant", [], [f"zero_{name}"], value_float=0.0) for name in sorted(names)]
+    given = [output.name for output in outer.graph.output]
+    infos = [helper.make_tensor_value_info(f"zero_{name}", TensorProto.FLOAT, None) for name in given]
+    other = helper.make_graph(zeros, "other", [], infos)
+    outer.graph.node.append(helper.make_node("If", ["yes"], given, "choice", then_branch=inner, else_branch=other))
+    return Sample(outer, sample.seed)
 
 
 def _outputs(graph: Graph) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from models import assert_same_results, parse
-from graph_samples import Sample, samples
+from graph_samples import Sample, in_a_branch, samples
 
 import quantonnx as qx
 from quantonnx.summary import left_in_float
@@ -38,6 +38,20 @@ def test_a_random_graph_becomes_a_sound_file(sample: Sample, target: str, config
     if known.usable:
         fused = qx.transform(sample.proto, target=target).model
         laws.quantize_gives_a_sound_file(sample, known, fused, target, config)
+
+
+@settings(quick, max_examples=15)
+@given(samples(most=4), st.sampled_from(TARGETS), st.sampled_from(sorted(laws.CONFIGS)))
+def test_a_random_graph_in_a_branch_becomes_a_sound_file(sample: Sample, target: str, config: str) -> None:
+    inside = in_a_branch(sample)
+    try:
+        known = laws.in_float(inside)
+    except laws.NotRunnable:
+        return
+    if known.usable:
+        laws.quantize_gives_a_sound_file(
+            inside, known, laws.transform_keeps_results(inside, known, target), target, config
+        )
 
 
 def test_a_stack_of_matrices_stays_in_float_where_weights_are_in_groups() -> None:

@@ -141,7 +141,7 @@ def _show_inspection(run: Run, found: Inspection) -> None:
             f"{found.activation_pairs} activations, {found.weight_pairs} weights, {found.bias_pairs} biases",
         ),
         ("activation formats", "; ".join(f"{count} × {name}" for name, count in found.formats) or "–"),
-        ("with bodies", f"{found.bodies} operators (If, Loop, Scan)"),
+        ("with bodies", f"{found.bodies} operators (If, Loop, Scan){_pairs_inside(found)}"),
     ]
     values = [("input", *_value_row(value)) for value in found.inputs]
     values += [("output", *_value_row(value)) for value in found.outputs]
@@ -161,6 +161,13 @@ def _show_inspection(run: Run, found: Inspection) -> None:
             for body in found.inside
         ]
         run.show("", table("Bodies", "body", "operators", "pairs", "weights", rows=bodies, numbers=(2, 3)))
+
+
+def _pairs_inside(found: Inspection) -> str:
+    pairs, weights = (
+        sum(getattr(body, kind) for body in found.inside) for kind in ("activation_pairs", "weight_pairs")
+    )
+    return f", in them {pairs} pairs on activations and {weights} weights" if pairs or weights else ""
 
 
 def _value_row(value: Value) -> tuple[str, str, str]:
