@@ -72,7 +72,10 @@ def in_a_branch(sample: Sample) -> Sample:
     inner.initializer.extend(weights[::2])
     outer.graph.ClearField("initializer")
     outer.graph.initializer.extend([*weights[1::2], numpy_helper.from_array(np.asarray(True), "yes")])
-    zeros = [helper.make_node("Constant", [], [f"zero_{name}"], value_float=0.0) for name in sorted(names)]
+    zeros = [
+        helper.make_node("Constant", [], [f"zero_{name}"], value=numpy_helper.from_array(np.float32(0)))
+        for name in sorted(names)
+    ]
     given = [output.name for output in outer.graph.output]
     infos = [helper.make_tensor_value_info(f"zero_{name}", TensorProto.FLOAT, None) for name in given]
     other = helper.make_graph(zeros, "other", [], infos)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import graph_laws as laws
 import pytest
+from graph_samples import Sample, in_a_branch, samples
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from models import assert_same_results, parse
-from graph_samples import Sample, in_a_branch, samples
 
 import quantonnx as qx
 from quantonnx.summary import left_in_float
