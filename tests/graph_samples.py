@@ -31,6 +31,9 @@ class Sample:
         light.CopyFrom(self.proto)
         weights = ", ".join(f"{item.name}{list(item.dims)}" for item in light.graph.initializer)
         light.graph.ClearField("initializer")
+        for attribute in (attribute for node in light.graph.node for attribute in node.attribute):
+            if attribute.HasField("t") and np.prod(attribute.t.dims) > 8:
+                attribute.CopyFrom(helper.make_attribute(attribute.name, f"{list(attribute.t.dims)}"))
         return f"seed {self.seed}, weights {weights}, {onnx.printer.to_text(light)}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis asks for
@@ -84,10 +87,9 @@ def in_a_branch(sample: Sample) -> Sample:
 
 
 def _outputs(graph: Graph) -> list[str]:
-    given = [name for name in graph.values if name[0] == "v"]
     read = {name for node in graph.nodes for name in node.input}
-    ends = [name for name in given if name not in read]
-    leaks = graph.draw(st.lists(st.sampled_from(given), max_size=2, unique=True)) if given else []
+    ends = [name for name in graph.results if name not in read]
+    leaks = graph.draw(st.lists(st.sampled_from(graph.results), max_size=2, unique=True))
     return list(dict.fromkeys([*ends, *leaks]))
 
 

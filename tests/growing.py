@@ -18,7 +18,7 @@ SCOPES = ("", "/", "/block/", "a b/", "layer.1.", "é/")
 
 @dataclass
 class Graph:
-    """A graph that grows; float32 values by name with their shapes, the newest last."""
+    """A graph that grows: `values` are those that a stage may read, `results` the float ones that nodes give."""
 
     draw: st.DrawFn
     opset: int
@@ -28,6 +28,7 @@ class Graph:
     inputs: list[tuple[str, int, list[int]]] = field(default_factory=list)
     shapes: dict[str, list[int]] = field(default_factory=dict)
     values: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     data: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
@@ -110,6 +111,8 @@ class Graph:
     def _give(self, name: str, kind: onnx.TypeProto) -> str:
         shape = [dim.dim_value for dim in kind.tensor_type.shape.dim]
         self.types[name], self.shapes[name] = kind, shape
+        if kind.tensor_type.elem_type == TensorProto.FLOAT and name[0] == "v":
+            self.results.append(name)
         if kind.tensor_type.elem_type == TensorProto.FLOAT and shape and 0 < np.prod(shape) < 5000:
             self.values.append(name)
         return name
