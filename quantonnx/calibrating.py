@@ -16,6 +16,7 @@ from quantonnx.algorithms.bias_correction import correct_biases
 from quantonnx.algorithms.input_scaling import SAMPLES
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
+from quantonnx.calibration.body_feeds import body_samples
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.keeping import Feed, Replayed
@@ -23,7 +24,7 @@ from quantonnx.calibration.methods import RangeMethod
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.decisions import Decider, Decision
-from quantonnx.errors import PlanError
+from quantonnx.errors import PlanError, QuantonnxError
 from quantonnx.formats import Parameters
 from quantonnx.memory import FLOAT_BYTES, memory_limit_of, require
 from quantonnx.method_choice import FALLBACK, choose_method
@@ -75,28 +76,38 @@ def calibrate(
         return replace(quantized, parameters={})
     allowed = memory_limit_of(memory_limit)
     _require_memory(quantized, allowed)
-    if not given:
-        return with_statistics(_prepared(quantized, Feeding(memory_limit=allowed)), {})
     if samples is not None:
         samples = open_samples(samples, input_specs(quantized.model), limit=limit)
+    feeding = Feeding(samples, forward_loop, threads, progress, allowed)
+    done = _calibrated_graph(quantized, feeding, statistics, observer)
+    return _with_bodies(done, quantized, feeding) if quantized.bodies else done
+
+
+def _calibrated_graph(
+    quantized: QuantizedModel, feeding: Feeding, statistics: Statistics | str | Path | None, observer: Observer
+) -> QuantizedModel:
+    """Calibrates a graph without the bodies in it."""
+    samples, forward_loop = feeding.samples, feeding.forward_loop
+    if samples is None and forward_loop is None and statistics is None:
+        return with_statistics(_prepared(quantized, feeding), {})
     steps = steps_of(quantized.config, quantized.matches.target)
     brief = not quantized.config.steps or all(step.name in _BRIEF for step in steps)
     if samples is not None and steps and brief:
         samples = Replayed(samples, SAMPLES)
-        quantized = _prepared(quantized, Feeding(samples.first, threads=threads, memory_limit=allowed))
+        quantized = _prepared(quantized, replace(feeding, samples=samples.first, progress=None))
     elif quantized.config.steps:
         if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
             raise PlanError("steps that choose the codes of weights read the samples again", "give samples")
         if statistics is not None:
             name = quantized.config.steps[0].name
             raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
-        quantized = _prepared(quantized, Feeding(samples, forward_loop, threads, progress, allowed))
+        quantized = _prepared(quantized, feeding)
     else:
         quantized = _without_recipe(quantized, _NO_SAMPLES if statistics is None else _NO_NEW_STATISTICS)
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known, (), Feeding())
-    return _observed(quantized, Feeding(samples, forward_loop, threads, progress, allowed), observer)
+    return _observed(quantized, replace(feeding, samples=samples), observer)
 
 
 def _require_memory(quantized: QuantizedModel, limit: int | None) -> None:
@@ -108,6 +119,22 @@ def _require_memory(quantized: QuantizedModel, limit: int | None) -> None:
     for step in quantized.config.steps:
         if step.chooses_codes:
             require(sum(sizes.values()), limit, f"{step.name}, which keeps all weights that it changed,")
+
+
+def _with_bodies(done: QuantizedModel, placed: QuantizedModel, feeding: Feeding) -> QuantizedModel:
+    """Calibrates each body on what it is fed while the float model runs; one that cannot be stays in float."""
+    bodies: dict[str, QuantizedModel] = {}
+    told: list[Decision] = []
+    for name, body in placed.bodies.items():
+        try:
+            feeds = None
+            if body.needs_samples:
+                feeds = body_samples(placed.model, name, body.model, feeding.samples, feeding.threads)
+            bodies[name] = calibrate(body, feeds, threads=feeding.threads, memory_limit=feeding.memory_limit)
+        except QuantonnxError as error:
+            told.append(Decision(name, f"the body stays in float: {error.message}", Decider.BODY))
+            bodies[name] = replace(body, sites=(), parameters={}, bodies={})
+    return replace(done, bodies=bodies, decisions=(*done.decisions, *told))
 
 
 def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:

@@ -145,7 +145,7 @@ class _Job:
     def _refuse_nothing(self, placed: QuantizedModel) -> None:
         from quantonnx.commands import tables
 
-        left = None if placed.sites else tables.in_float(placed)
+        left = None if any(part.sites for part in placed.parts) else tables.in_float(placed)
         if left is not None:
             self.run.show(left)
         placed.refuse_nothing(self.path.name)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from quantonnx.bodies import open_bodies
 from quantonnx.calibration.feeds import Progress
 from quantonnx.config import QuantConfig
 from quantonnx.errors import ModelError, TargetError
@@ -104,6 +105,10 @@ def _check_groups(subject: Subject) -> None:
         return
     pairs = find_pairs(subject.quantized)
     if not pairs.activations and not pairs.constants:
+        bodies = (body.model for body in open_bodies(subject.quantized) if body.model is not None)
+        if any(part.activations or part.constants for part in map(find_pairs, bodies)):
+            found = "all pairs of the second model are in bodies of control flow, which are not compared by layers"
+            raise ModelError(found, "compare without --layers")
         raise ModelError("the second model has no Q/DQ pair", "nothing is quantized, so no layer differs")
     raise ModelError(
         "no operator that is quantized in the one model is in the other",
