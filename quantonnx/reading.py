@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +12,25 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto, helper, inliner, shape_inference, version_converter
+from onnx import (
+    GraphProto,
+    ModelProto,
+    SparseTensorProto,
+    TensorProto,
+    helper,
+    inliner,
+    shape_inference,
+    version_converter,
+)
 
 from quantonnx.errors import ModelError
-from quantonnx.weights import ExternalValues, InlineValues, StoredValues, to_onnx_dtype
+from quantonnx.expansion import refuse_explosion
+from quantonnx.weights import ExternalValues, InlineValues, SparseValues, StoredValues, byte_size, to_onnx_dtype
 
 Source = str | os.PathLike[str] | bytes | ModelProto
+
+_LARGEST_DENSE, _LARGEST_EXPANSION = 1 << 28, 100
+"""A sparse tensor may take so many bytes as a dense one, or so many times those of its values."""
 
 _NOT_ONNX_HINT = "pass a file that torch.onnx.export or another exporter wrote"
 _STARTS = (
@@ -51,6 +65,7 @@ def inline_functions(proto: ModelProto) -> ModelProto:
     """Returns the model with its local functions inlined; the data of initializers does not go through the inliner."""
     if not proto.functions:
         return proto
+    refuse_explosion(proto)
     light, weights = set_weights_aside(proto)
     mixed = _mixes_opsets(proto)
     try:
@@ -124,8 +139,10 @@ class ExternalData:
 
     def values(self, tensor: TensorProto) -> StoredValues:
         """Returns the values of a tensor, wherever they are, unread."""
+        if any(size < 0 for size in tensor.dims):
+            raise ModelError(f"initializer {tensor.name!r} has the shape {list(tensor.dims)}", "export the model again")
         if tensor.data_location != TensorProto.EXTERNAL:
-            return InlineValues(tensor)
+            return _complete(InlineValues(tensor))
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         if location not in self._paths:
@@ -139,6 +156,12 @@ class ExternalData:
         self._check_range(values, length)
         return values
 
+    def sparse(self, sparse: SparseTensorProto) -> StoredValues:
+        """Returns the values of a sparse tensor, as the dense one that it stands for."""
+        values = self.values(sparse.values)
+        _refuse_expansion(sparse, values)
+        return SparseValues(sparse.dims, values, self.values(sparse.indices))
+
     def make_inline(self, tensor: TensorProto) -> None:
         """Loads a tensor of an attribute, which has to stay whole when the model is written elsewhere."""
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -149,13 +172,21 @@ class ExternalData:
     def _path(self, name: str, location: str) -> Path:
         if self._folder is None:
             raise ModelError(f"initializer {name!r} is in the external file {location!r}", "pass the model's path")
-        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+        if (
+            not isinstance(location, str)
+            or not location
+            or Path(location).is_absolute()
+            or ".." in Path(location).parts
+        ):
             raise ModelError(
                 f"initializer {name!r} points at {location!r}, outside the model's folder",
                 "put the data beside the model and export again",
             )
-        path = (self._folder / location).resolve()
-        self.sizes[path] = self._size(name, location, path)
+        try:
+            path = (self._folder / location).resolve()
+            self.sizes[path] = self._size(name, location, path)
+        except (OSError, RuntimeError, ValueError):  # too long, a circle of links, a NUL in it
+            raise ModelError(f"initializer {name!r} points at {location[:80]!r}, which is no file") from None
         return path
 
     def _size(self, name: str, location: str, path: Path) -> int:
@@ -175,6 +206,39 @@ class ExternalData:
                 f"{values.offset} to {end}, the file has {size}",
                 "download or export it again",
             )
+
+
+def _complete(values: InlineValues) -> InlineValues:
+    """Refuses a tensor that holds more or less than its shape says."""
+    tensor = values.proto
+    if tensor.HasField("raw_data"):
+        found, expected, what = len(tensor.raw_data), values.nbytes, "bytes"
+    else:
+        field = helper.tensor_dtype_to_field(tensor.data_type)
+        found, expected, what = len(getattr(tensor, field)), _numbers(values), f"numbers in {field}"
+    if found != expected:
+        raise ModelError(
+            f"initializer {tensor.name!r} holds {found} {what}, expected {expected} for {list(tensor.dims)}",
+            "download or export it again",
+        )
+    return values
+
+
+def _numbers(values: InlineValues) -> int:
+    """How many entries of a field that is not bytes a tensor takes: complex numbers two each, small ones share one."""
+    count, bits = math.prod(values.shape), values.nbytes * 8
+    if values.dtype.kind == "c":
+        return 2 * count
+    return values.nbytes if values.dtype != object and bits < 8 * count else count
+
+
+def _refuse_expansion(sparse: SparseTensorProto, values: StoredValues) -> None:
+    if any(size < 0 for size in sparse.dims):
+        raise ModelError(f"sparse initializer {sparse.values.name!r} has the shape {list(sparse.dims)}")
+    dense = byte_size(sparse.dims, values.dtype)
+    if dense > max(_LARGEST_DENSE, _LARGEST_EXPANSION * values.nbytes):
+        name, size = sparse.values.name, f"{dense / 1e9:,.1f} GB"
+        raise ModelError(f"sparse initializer {name!r} is {size} as a dense tensor", "export it dense")
 
 
 def _mixes_opsets(proto: ModelProto) -> bool:

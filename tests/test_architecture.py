@@ -21,6 +21,7 @@ LONGEST = 300
 ORDER = [
     "errors",
     "version",
+    "printable",
     "collecting",
     "rounding",
     "scales",
@@ -34,6 +35,7 @@ ORDER = [
     "weights",
     "failures",
     "matching",
+    "expansion",
     "reading",
     "target",
     "importing",

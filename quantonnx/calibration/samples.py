@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = ["Feed", "ImageOptions", "InputSpec", "Samples", "input_specs", "open_
 
 Array = NDArray[Any]
 
+LARGEST_RANDOM = 1 << 28  # numbers in one input: beyond it, no random data is made
 RANDOM_LENGTH = 16
 """What a dynamic dimension beyond the first becomes in random data."""
 
@@ -291,6 +293,8 @@ def _random_array(spec: InputSpec, generator: np.random.Generator) -> Array:
         raise DataError(f"input {spec.name!r} has no shape, so random data cannot be made", "give data")
     fixed = [d if isinstance(d, int) and d > 0 else RANDOM_LENGTH for d in spec.shape]
     shape = [spec.batch or 1, *fixed[1:]] if fixed else []
+    if prod(shape) > LARGEST_RANDOM:
+        raise DataError(f"input {spec.name!r} is {spec.text}, too large for random data", "give data")
     if spec.dtype.kind == "f":
         return generator.standard_normal(shape).astype(spec.dtype)
     return generator.integers(0, 2, shape).astype(spec.dtype)
