@@ -142,7 +142,10 @@ class _Importer:
     def _assemble(self, nodes: list[gs.Node], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Graph:
         proto = self._proto
         domains = [*proto.opset_import]
-        opset = next((entry.version for entry in domains if entry.domain in STANDARD_DOMAINS), 1)
+        versions = {entry.version for entry in domains if entry.domain in STANDARD_DOMAINS}
+        if len(versions) > 1:
+            raise ModelError(f"the file names the opsets {sorted(versions)}, expected one", "export the model again")
+        opset = next(iter(versions), 1)
         return gs.Graph(
             nodes,
             inputs,

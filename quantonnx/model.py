@@ -143,8 +143,11 @@ class Model:
         return self._with_graph(reading.convert(light, version, weights.values()), weights)
 
     @classmethod
-    def _build(cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str) -> Model:
-        graph, constants, extras = importing.import_graph(proto, reading.ExternalData(path, folder))
+    def _build(
+        cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str, *, hollow: bool = False
+    ) -> Model:
+        external = reading.ExternalData(path, folder, hollow=hollow)
+        graph, constants, extras = importing.import_graph(proto, external)
         model = cls(graph, extras, constants, folder, digest)
         needed = model.captured | model._annotating()
         model._kept = [item for item in constants if not item.outputs or item.name in needed]
@@ -152,7 +155,7 @@ class Model:
 
     def _with_graph(self, proto: ModelProto, weights: dict[str, gs.Constant]) -> Model:
         """Returns the model of `proto`, with the weights of this one and all that goes with it."""
-        model = Model._build(proto, None, None, self.digest)
+        model = Model._build(proto, None, None, self.digest, hollow=True)
         known = self.tensors()
         for name, tensor in model.tensors().items():
             if name in weights:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,12 +24,10 @@ from onnx import (
 
 from quantonnx.errors import ModelError
 from quantonnx.expansion import refuse_explosion
-from quantonnx.weights import ExternalValues, InlineValues, SparseValues, StoredValues, byte_size, to_onnx_dtype
+from quantonnx.tensor_sizes import complete, refuse_expansion, refuse_negative
+from quantonnx.weights import ExternalValues, InlineValues, SparseValues, StoredValues, to_onnx_dtype
 
 Source = str | os.PathLike[str] | bytes | ModelProto
-
-_LARGEST_DENSE, _LARGEST_EXPANSION = 1 << 28, 100
-"""A sparse tensor may take so many bytes as a dense one, or so many times those of its values."""
 
 _NOT_ONNX_HINT = "pass a file that torch.onnx.export or another exporter wrote"
 _STARTS = (
@@ -129,7 +126,9 @@ def copy_fields(source: Message, target: Any, *, without: set[str]) -> None:
 class ExternalData:
     """Finds the external data of tensors, and refuses what is missing, too short or outside the model's folder."""
 
-    def __init__(self, path: Path | None, folder: Path | None) -> None:
+    def __init__(self, path: Path | None, folder: Path | None, *, hollow: bool = False) -> None:
+        """Of a `hollow` model, weights have a type and no data, which comes later."""
+        self._hollow = hollow
         self.sizes: dict[Path, int] = {}
         self._paths: dict[str, Path] = {}
         self._folder = folder
@@ -139,10 +138,9 @@ class ExternalData:
 
     def values(self, tensor: TensorProto) -> StoredValues:
         """Returns the values of a tensor, wherever they are, unread."""
-        if any(size < 0 for size in tensor.dims):
-            raise ModelError(f"initializer {tensor.name!r} has the shape {list(tensor.dims)}", "export the model again")
+        refuse_negative(tensor.name, tensor.dims)
         if tensor.data_location != TensorProto.EXTERNAL:
-            return _complete(InlineValues(tensor))
+            return InlineValues(tensor) if self._hollow else complete(InlineValues(tensor))
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         if location not in self._paths:
@@ -159,7 +157,7 @@ class ExternalData:
     def sparse(self, sparse: SparseTensorProto) -> StoredValues:
         """Returns the values of a sparse tensor, as the dense one that it stands for."""
         values = self.values(sparse.values)
-        _refuse_expansion(sparse, values)
+        refuse_expansion(sparse, values)
         return SparseValues(sparse.dims, values, self.values(sparse.indices))
 
     def make_inline(self, tensor: TensorProto) -> None:
@@ -208,39 +206,6 @@ class ExternalData:
             )
 
 
-def _complete(values: InlineValues) -> InlineValues:
-    """Refuses a tensor that holds more or less than its shape says."""
-    tensor = values.proto
-    if tensor.HasField("raw_data"):
-        found, expected, what = len(tensor.raw_data), values.nbytes, "bytes"
-    else:
-        field = helper.tensor_dtype_to_field(tensor.data_type)
-        found, expected, what = len(getattr(tensor, field)), _numbers(values), f"numbers in {field}"
-    if found != expected:
-        raise ModelError(
-            f"initializer {tensor.name!r} holds {found} {what}, expected {expected} for {list(tensor.dims)}",
-            "download or export it again",
-        )
-    return values
-
-
-def _numbers(values: InlineValues) -> int:
-    """How many entries of a field that is not bytes a tensor takes: complex numbers two each, small ones share one."""
-    count, bits = math.prod(values.shape), values.nbytes * 8
-    if values.dtype.kind == "c":
-        return 2 * count
-    return values.nbytes if values.dtype != object and bits < 8 * count else count
-
-
-def _refuse_expansion(sparse: SparseTensorProto, values: StoredValues) -> None:
-    if any(size < 0 for size in sparse.dims):
-        raise ModelError(f"sparse initializer {sparse.values.name!r} has the shape {list(sparse.dims)}")
-    dense = byte_size(sparse.dims, values.dtype)
-    if dense > max(_LARGEST_DENSE, _LARGEST_EXPANSION * values.nbytes):
-        name, size = sparse.values.name, f"{dense / 1e9:,.1f} GB"
-        raise ModelError(f"sparse initializer {name!r} is {size} as a dense tensor", "export it dense")
-
-
 def _mixes_opsets(proto: ModelProto) -> bool:
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     entries = [entry for function in proto.functions for entry in function.opset_import]
@@ -272,6 +237,8 @@ def _without_data(tensor: TensorProto) -> TensorProto:
 
 def _read_file(path: Path) -> bytes:
     try:
+        if path.is_char_device():
+            raise ModelError(f"{str(path)!r} is a device", "name one .onnx file")
         return path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"there is no file {str(path)!r}", "check the path") from None

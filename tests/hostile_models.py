@@ -79,9 +79,10 @@ def initializer(**fields: object) -> Build:
     def change(model: ModelProto) -> None:
         weight = model.graph.initializer[0]
         for name, value in fields.items():
-            if name == "dims":
-                weight.ClearField("dims")
-                weight.dims.extend(value)
+            if isinstance(value, (list, tuple)):
+                getattr(weight, name)[:] = value
+            elif value is None:
+                weight.ClearField(name)
             else:
                 setattr(weight, name, value)
 
@@ -210,6 +211,16 @@ def attribute_of_unknown_kind(folder: Path) -> None:
     model.graph.node[0].attribute.append(AttributeProto(name="strange", type=AttributeProto.TYPE_PROTOS))
     content = model.SerializeToString().replace(b"strange\xa0\x01\x0e", b"strange\xa0\x01\x63")
     (folder / "model.onnx").write_bytes(content)
+
+
+def without_shapes(model: ModelProto) -> None:
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.ClearField("shape")
+
+
+def without_types(model: ModelProto) -> None:
+    for info in (*model.graph.input, *model.graph.output):
+        info.ClearField("type")
 
 
 def unknown_fields(folder: Path) -> None:

@@ -21,6 +21,7 @@ LONGEST = 300
 ORDER = [
     "errors",
     "version",
+    "model_files",
     "printable",
     "collecting",
     "rounding",
@@ -36,6 +37,7 @@ ORDER = [
     "failures",
     "matching",
     "expansion",
+    "tensor_sizes",
     "reading",
     "target",
     "importing",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantonnx.commands.layers import LayerOptions, show_layers
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
 from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.quantizing import load
 from quantonnx.commands.remembering import StatisticsOptions
@@ -26,6 +27,7 @@ def compare(
     source: SampleOptions,
     layers: LayerOptions,
     speed: Annotated[bool, typer.Option("--speed", help="Time both models too, in turns on one thread.")] = False,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Compare two models on data: SQNR, cosine, top-1 agreement, accuracy where there are labels, each layer."""
     from quantonnx import summary
@@ -36,6 +38,7 @@ def compare(
     from quantonnx.verification import compare as run_both
 
     source.check("compare")
+    run.using(libraries.registered())
     layers.check()
     run.result |= {"model": str(model), "quantized": str(quantized)}
     samples = source.open(Model.read(model))
@@ -74,6 +77,7 @@ def calibrate(
             "that the file says it was made with, else minmax.",
         ),
     ] = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Give a model that already has Q/DQ pairs new scales, and leave the pairs where they are."""
     from quantonnx.commands import tables
@@ -82,6 +86,7 @@ def calibrate(
     from quantonnx.recalibration import recalibrate, watch_pairs
 
     output.check()
+    run.using(libraries.registered())
     remembered.check("calibrate", source, output)
     if method is not None:
         checked_method(method)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
 from quantonnx.commands.options import (
     ModelArgument,
     OutOptions,
@@ -68,7 +69,12 @@ def plan(
 
 
 def transform(
-    run: Run, model: ModelArgument, output: OutOptions, compiler: TargetOptions, plan: PlanOption = None
+    run: Run,
+    model: ModelArgument,
+    output: OutOptions,
+    compiler: TargetOptions,
+    plan: PlanOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Fuse only: write the float model with its operators folded as the compiler folds them."""
     from quantonnx import summary
@@ -77,6 +83,7 @@ def transform(
     from quantonnx.rewriting import transform as fuse
 
     output.check()
+    run.using(libraries.registered())
     run.result |= {"model": str(model), "output": str(output.out)}
     wanted = Plan.load(plan) if plan else None
     target = compiler.choose(wanted)
@@ -92,7 +99,7 @@ def transform(
     with run.stage("write", "write") as stage:
         output.save(fused.model)
         stage.detail = str(output.out)
-    load(run, output.out)
+    load(run, output.out, foreign=True)
     run.show(_steps_table(fused.plan))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
 from quantonnx.commands.options import (
     ModelArgument,
     NumberOptions,
@@ -21,6 +22,7 @@ from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.reporting import Reported, ReportOption, check_report_folder, report_quantization
 from quantonnx.commands.running import Run
 from quantonnx.commands.searching import Acting, SearchOptions
+from quantonnx.errors import ModelError
 
 if TYPE_CHECKING:
     from quantonnx.calibration.collected import Statistics
@@ -61,9 +63,11 @@ def quantize(
         ),
     ] = None,
     report: ReportOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
+    run.using(libraries.registered())
     if report is not None:
         check_report_folder(report)
     settings = numbers.build()
@@ -246,13 +250,25 @@ def read_float(run: Run, path: Path) -> Model:
     return model
 
 
-def load(run: Run, path: Path) -> None:
-    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over in silence."""
-    from quantonnx.calibration.loading import open_session
+def load(run: Run, path: Path, *, foreign: bool = False) -> None:
+    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over: it is removed.
+
+    `foreign` operators, which only another runtime has, may stay.
+    """
+    from quantonnx.calibration.loading import NEEDS_EXTENSION, open_session
+    from quantonnx.model_files import files_of
 
     with run.stage("load", "load") as stage:
-        open_session(path)
-        stage.detail = "ONNX Runtime takes the file"
+        try:
+            open_session(path)
+            stage.detail = "ONNX Runtime takes the file"
+        except ModelError as error:
+            if foreign and error.hint == NEEDS_EXTENSION:
+                stage.detail = f"not tried: {error}"
+                return
+            for file in files_of(path):
+                file.unlink()
+            raise
 
 
 def _wants_speed(asked: bool | None, calibrated: QuantizedModel, path: Path) -> bool:

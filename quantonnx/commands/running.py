@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,13 +83,15 @@ class Run:
         self._json = None if self._json_to_stdout else common.json
         self._out = _console(sys.stderr if self._json_to_stdout else sys.stdout, quiet=common.quiet)
         self._err = _console(sys.stderr, quiet=common.quiet)
+        self._opened = ExitStack()
 
     def execute(self, function: Callable[..., int | None], options: dict[str, Any]) -> int:
         """Runs the command and returns its exit code; what it raises becomes one line on standard error."""
         error = None
         try:
             self._refuse_overwriting(options)
-            code = function(self, **options) or 0
+            with self._opened:
+                code = function(self, **options) or 0
         except KeyboardInterrupt:
             code, error = INTERRUPTED, "interrupted"
         except Exception as raised:
@@ -117,6 +119,10 @@ class Run:
                     f"{str(path)!r} is given twice, as {name} and as {twin}", "write to a file that is no input"
                 )
         self._json = destination
+
+    def using(self, context: AbstractContextManager[Any]) -> None:
+        """Enters a context that holds until the command ends."""
+        self._opened.enter_context(context)
 
     def show(self, *renderables: RenderableType) -> None:
         """Prints text or tables for people."""
