@@ -19,7 +19,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import typer
 
 import quantonnx
 
@@ -87,10 +89,12 @@ def command_line(arguments: Sequence[str], settings: Mapping[str, str] | None = 
 
 
 def warm() -> None:
-    """Imports all of quantonnx here, so that no fork has to."""
+    """Imports all of quantonnx here, and parses its options, so that no fork has to."""
     for module in pkgutil.walk_packages(quantonnx.__path__, "quantonnx."):
         if not module.name.endswith("__main__") and "torch" not in module.name:
             importlib.import_module(module.name)
+    cli: Any = importlib.import_module("quantonnx.cli")
+    cli.app = typer.main.get_command(cli.app)
 
 
 def _work(
