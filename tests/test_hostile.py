@@ -498,3 +498,33 @@ def test_what_onnx_runtime_does_not_take_is_not_left(folder: Path, capfd: pytest
     for more in ((), ("--external-data",)):
         assert said(capfd, *COMMANDS["t"], *more)[0] == 2
         assert [path.name for path in folder.iterdir()] == ["model.onnx"]
+
+
+@pytest.fixture
+def code(folder: Path) -> Path:
+    """A target file that says when it is run."""
+    lines = "from pathlib import Path\nPath('executed').touch()\nfrom quantonnx.patterns.targets.tensorrt import target\n"
+    (folder / "code.py").write_text(lines)
+    return folder
+
+
+def test_a_plan_does_not_choose_code(code: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text(CONVOLUTION)(code)
+    assert said(capfd, "plan", "model.onnx", "-o", "plan.yaml")[0] == 0
+    plan = (code / "plan.yaml").read_text()
+    (code / "plan.yaml").write_text(plan.replace("target: tensorrt", "target: code.py"))
+    line = said(capfd, "transform", "model.onnx", "-o", "t.onnx", "--plan", "plan.yaml")[2]
+    assert "give it yourself, as --target" in line
+    assert not (code / "executed").exists()
+
+
+def test_a_model_does_not_choose_code(code: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text(CONVOLUTION)(code)
+    assert said(capfd, *COMMANDS["q"])[0] == 0
+    quantized = onnx.load(code / "q.onnx")
+    for entry in quantized.metadata_props:
+        entry.value = entry.value.replace("tensorrt", "code.py")
+    onnx.save(quantized, code / "q.onnx")
+    line = said(capfd, "compare", "model.onnx", "q.onnx", "--random-data", "1", "--layers")[2]
+    assert "was made for 'code.py'" in line
+    assert not (code / "executed").exists()
