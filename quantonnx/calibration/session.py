@@ -113,10 +113,22 @@ class Collector:
             self._take(item)
         return [item[0][name] for name in self._outputs]
 
+    def open_for(self, feed: Mapping[str, Array], begun: int = 0) -> None:
+        """Load the model for feeds shaped as this one, the first of a stream of which `begun` samples are passed over.
+
+        What is seen of a part of a stream is then the same as where all of it is run here.
+        """
+        at_once = self._at_once()
+        self._session = self._open(feed, max(cores(self._threads) // at_once, 1))
+        self._begun = self._seen = begun
+
+    def _at_once(self) -> int:
+        return 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
         total = _length(samples) if progress else None
-        at_once = 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+        at_once = self._at_once()
         for item in in_order(self._infer, self._opened(samples, at_once), at_once):
             self._take(item)
             if progress:

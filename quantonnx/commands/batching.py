@@ -64,6 +64,15 @@ class SpreadOptions:
             "--timeout", metavar="TIME", help="The longest that an entry may take, as 10min.", rich_help_panel=_SPREAD
         ),
     ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="tcp://HOST:PORT",
+            help="Run on the workers of this Dask cluster, a model for each thread.",
+            rich_help_panel=_SPREAD,
+        ),
+    ] = None
     retry: Annotated[
         bool, typer.Option("--retry", help="Try again what failed for a lasting reason.", rich_help_panel=_SPREAD)
     ] = False
@@ -153,7 +162,9 @@ def _options(out: Path, work: WorkOptions, spread: SpreadOptions) -> Options:
     if work.report:
         check_report_folder(out)
     threads = max(cores(None) // spread.jobs, 1)
-    return Options(MODULE, out, spread.jobs, threads, report=work.report, retry=spread.retry)
+    return Options(
+        MODULE, out, spread.jobs, threads, report=work.report, retry=spread.retry, scheduler=spread.scheduler
+    )
 
 
 def _foreseen(jobs: Sequence[Job], options: Options) -> list[Item]:
@@ -167,6 +178,7 @@ def _foreseen(jobs: Sequence[Job], options: Options) -> list[Item]:
 
 def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
     from quantonnx.batch.board import Board
+    from quantonnx.batch.cluster import ClusterEngine
     from quantonnx.batch.running import run_batch
     from quantonnx.batch.summary import write_summary
 
@@ -178,6 +190,7 @@ def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
             hear=board.hear,
             begin=board.begin,
             finish=lambda items: write_summary(items, options.out),
+            engine=None if options.scheduler is None else lambda _lock: ClusterEngine(str(options.scheduler)),
         )
 
 
