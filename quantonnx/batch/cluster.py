@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from quantonnx.batch.protocol import Event, Outcome, Progress, State, Task, Tell
+from quantonnx.batch.splitting import Part, RunParts, run_part
 from quantonnx.batch.supervising import supervise
 from quantonnx.errors import ConfigError
 from quantonnx.version import version_of
@@ -103,7 +104,21 @@ def _supervised(text: str, topic: str) -> list[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as scratch:
         task = replace(Task.from_json(text), scratch=scratch, threads=1)
+        if task.split is not None:
+            _dask().secede()  # the parts that it waits for need the threads
         return [outcome.to_dict() for outcome in supervise(task, tell, stopped=stopped)]
+
+
+def parts_on(address: str) -> RunParts:
+    """Returns what runs the parts of a calibration on the workers of a cluster."""
+
+    def run(parts: list[Part]) -> Iterator[str]:
+        with connected(address) as client:
+            running = [client.submit(run_part, part.to_json(), pure=False) for part in parts]
+            for future in _dask().as_completed(running, loop=client.loop):
+                yield str(future.exception() or future.result())
+
+    return run
 
 
 def _event(values: dict[str, Any]) -> Event:

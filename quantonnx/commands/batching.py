@@ -73,6 +73,16 @@ class SpreadOptions:
             rich_help_panel=_SPREAD,
         ),
     ] = None
+    split_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--split-samples",
+            metavar="N",
+            min=1,
+            help="Calibrate in parts of N samples, which the cluster shares out: for few and large models.",
+            rich_help_panel=_SPREAD,
+        ),
+    ] = None
     retry: Annotated[
         bool, typer.Option("--retry", help="Try again what failed for a lasting reason.", rich_help_panel=_SPREAD)
     ] = False
