@@ -15,7 +15,7 @@ def file_size(source: str | Path) -> int:
     """Returns the bytes of an ONNX file and of its external data; the weights in it are not read."""
     path = Path(source)
     try:
-        places = _places_of(path)
+        places = external_places(path)
     except Exception as error:  # protobuf and the system raise several types
         raise ModelError(f"{str(path)!r} cannot be read", "check the file") from error
     return sum(file.stat().st_size for file in (path, *(path.parent / place for place in places)))
@@ -26,7 +26,7 @@ def external_files(source: str | Path) -> list[Path]:
     missing or outside its folder: who reads the model says so."""
     path = Path(source)
     try:
-        places = sorted(_places_of(path))
+        places = sorted(external_places(path))
     except Exception:  # protobuf and the system raise several types
         return []
     roots = {path.absolute().parent.resolve(), path.resolve().parent}
@@ -34,7 +34,8 @@ def external_files(source: str | Path) -> list[Path]:
     return [file for file in found if file.is_file() and not roots.isdisjoint(file.resolve().parents)]
 
 
-def _places_of(path: Path) -> set[str]:
+def external_places(path: Path) -> set[str]:
+    """Returns what a model calls the files of its external data; protobuf and the system raise several types."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return set(_external_places(content))
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from quantonnx.batch.carrying import carry_out
 from quantonnx.batch.protocol import Event, Outcome, Progress, State, Task, Tell
 from quantonnx.batch.splitting import Part, RunParts, run_part
-from quantonnx.batch.supervising import supervise
 from quantonnx.errors import ConfigError
 from quantonnx.version import version_of
 
@@ -106,7 +106,7 @@ def _supervised(text: str, topic: str) -> list[dict[str, Any]]:
         task = replace(Task.from_json(text), scratch=scratch, threads=1)
         if task.split is not None:
             _dask().secede()  # the parts that it waits for need the threads
-        return [outcome.to_dict() for outcome in supervise(task, tell, stopped=stopped)]
+        return [outcome.to_dict() for outcome in carry_out(task, tell, stopped=stopped)]
 
 
 def parts_on(address: str) -> RunParts:

@@ -29,18 +29,24 @@ _GRACE = 60.0
 
 
 def supervise(
-    task: Task, tell: Tell, *, stopped: Callable[[], bool] = lambda: False, hold: Sequence[int] = ()
+    task: Task,
+    tell: Tell,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    hold: Sequence[int] = (),
+    finish: Callable[[Outcome], Outcome] | None = None,
 ) -> list[Outcome]:
     """Runs a task in worker processes and returns how each entry ended; `tell` hears of it as it comes.
 
     When `stopped` says so, the worker is ended and the rest has no outcome. `hold` are files that stay open while a
-    worker lives.
+    worker lives; `finish` has the last word on an outcome.
     """
     outcomes: list[Outcome] = []
 
     def told(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        tell(outcome)
+        last = finish(outcome) if finish is not None else outcome
+        outcomes.append(last)
+        tell(last)
 
     while (left := _left(task, outcomes)).orders and not stopped():
         _Watch(left, tell, told, stopped, hold).run()

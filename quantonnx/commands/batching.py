@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,12 @@ def batch(
     """Quantize many models for several targets; run it again to go on where it was ended."""
     from quantonnx.batch.expansion import expand
 
-    jobs = expand(source, _given(work, samples, numbers, spread), out)
+    place = _plain(out)
+    jobs = expand(source, _given(work, samples, numbers, spread), place)
     _check(jobs)
-    options = _options(out, work, spread)
+    options = _options(place, work, spread)
     items = _foreseen(jobs, options) if dry_run else _carried_out(run, jobs, options)
-    _show(run, items, out)
+    _show(run, items, options)
     return CHECK_FAILED if any(item.failed for item in items) else 0
 
 
@@ -163,18 +165,34 @@ def _check(jobs: Sequence[Job]) -> None:
                 options.samples.images()
 
 
-def _options(out: Path, work: WorkOptions, spread: SpreadOptions) -> Options:
+def _options(place: str, work: WorkOptions, spread: SpreadOptions) -> Options:
+    from quantonnx.batch.remote import is_url
     from quantonnx.batch.running import Options
     from quantonnx.calibration.concurrency import cores
     from quantonnx.commands.batch_worker import MODULE
     from quantonnx.commands.reporting import check_report_folder
 
+    remote = is_url(place)
+    out = _remembering(place) if remote else Path(place)
+    threads = max(cores(None) // spread.jobs, 1)
     if work.report:
         check_report_folder(out)
-    threads = max(cores(None) // spread.jobs, 1)
     return Options(
-        MODULE, out, spread.jobs, threads, report=work.report, retry=spread.retry, scheduler=spread.scheduler
+        MODULE,
+        out,
+        spread.jobs,
+        threads,
+        report=work.report,
+        retry=spread.retry,
+        scheduler=spread.scheduler,
+        split=spread.split_samples,
+        storage=place if remote else "",
     )
+
+
+def _remembering(url: str) -> Path:
+    """The folder that has what a batch remembers of results behind a URL, and their temporary files."""
+    return Path.home() / ".cache" / "quantonnx" / "batch" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _foreseen(jobs: Sequence[Job], options: Options) -> list[Item]:
@@ -199,17 +217,17 @@ def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
             options,
             hear=board.hear,
             begin=board.begin,
-            finish=lambda items: write_summary(items, options.out),
+            finish=lambda items: write_summary(items, options.out, options.storage),
             engine=None if options.scheduler is None else lambda _lock: ClusterEngine(str(options.scheduler)),
         )
 
 
-def _show(run: Run, items: Sequence[Item], out: Path) -> None:
+def _show(run: Run, items: Sequence[Item], options: Options) -> None:
     from quantonnx.batch.summary import counts, row
     from quantonnx.commands.tables import table
 
-    rows = [row(item, out) for item in items]
-    run.result |= {"output": str(out), "counts": counts(items), "entries": rows}
+    rows = [row(item, options.out) for item in items]
+    run.result |= {"output": options.storage or str(options.out), "counts": counts(items), "entries": rows}
     columns = ("entry", "state", "seconds", "activation_pairs", "weights", "sqnr_db", "agreement", "accuracy")
     shown = [[_cell(found.get(name)) for name in columns] for found in rows]
     run.show(table("", *columns, rows=shown, numbers=tuple(range(2, len(columns)))))
