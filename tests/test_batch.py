@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +56,6 @@ patterns = (Harmful,)
 """
 HARMS = {
     "abort": "os.abort()",
-    "exit": "os._exit(3)",
     "hang": "time.sleep(600)",
     "hog": "kept = []\n        while True: kept.append(np.ones(2_000_000)); time.sleep(0.01)",
 }
@@ -147,7 +150,7 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, harm in HARMS.items():
         (root / f"{name}.py").write_text(HARMFUL.format(harm=harm))
         models.append({"model": "model.onnx", "name": name, "patterns": f"{name}.py", "memory_limit": "600MB"})
-    models[3]["timeout"] = "1s"
+    models[2]["timeout"] = "1s"
     content = {"defaults": {"data": "data.npz", "target": "openvino"}, "models": models}
     (root / "spec.json").write_text(json.dumps(content))
     batch(root / "spec.json", "-o", root / "out", "--jobs", 2, "-q", code=1)
@@ -158,7 +161,6 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "reason"),
     [
         ("abort", "ended by SIGABRT"),
-        ("exit", "ended with code 3"),
         ("hang", "still at work after 1 s"),
         ("hog", "over the limit of 600 MB"),
     ],
@@ -167,6 +169,23 @@ def test_a_crash_costs_one_entry_and_says_why(harmed: Path, name: str, reason: s
     assert reason in summary(harmed)[f"{name}/openvino"]["reason"]
     assert states(harmed)["well/openvino"] == "done"
     assert not list((harmed / name).glob("*")) if (harmed / name).exists() else True
+
+
+def test_ctrl_c_ends_the_workers_and_loses_nothing(tmp_path: Path) -> None:
+    save(tmp_path / "a.onnx")
+    (tmp_path / "hang.py").write_text(HARMFUL.format(harm="print('x', file=open('started', 'w')); time.sleep(600)"))
+    command = [sys.executable, "-m", "quantonnx.cli", "batch", "a.onnx", "-o", "out", "--random-data", "2", "-q"]
+    process = subprocess.Popen([*command, "--patterns", "hang.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (130, "quantonnx: error: interrupted\n")
+    assert states(tmp_path / "out") == {"a/tensorrt": "open"}
+    assert not read_records(tmp_path / "out")
+    with opened(tmp_path / "out"):  # no worker holds the lock
+        pass
 
 
 def test_two_batches_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

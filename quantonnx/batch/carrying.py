@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from quantonnx.batch.protocol import Outcome, State, Task, Tell
 from quantonnx.batch.remote import DATA, is_url, localised, storing
-from quantonnx.batch.supervising import supervise
-from quantonnx.errors import QuantonnxError
+from quantonnx.batch.supervising import Finish, supervise
 
 
 def carry_out(
@@ -22,9 +22,21 @@ def carry_out(
     with tempfile.TemporaryDirectory(prefix="fetched-", dir=task.scratch) as folder:
         try:
             local = localised(task, Path(folder))
-        except QuantonnxError as error:
-            failed = [Outcome(order.identity, State.FAILED, reason=str(error)) for order in task.orders]
+        except Exception as error:  # whatever a plugin raises, it costs this model alone
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failed = [Outcome(order.identity, State.FAILED, reason=reason) for order in task.orders]
             for outcome in failed:
                 tell(outcome)
             return failed
-        return supervise(local, tell, stopped=stopped, hold=hold, finish=finish)
+        named = _renaming(task.model, local.model, finish)
+        return supervise(local, tell, stopped=stopped, hold=hold, finish=named)
+
+
+def _renaming(url: str, copy: str, finish: Finish | None) -> Finish:
+    """What calls a model by its URL where an error names the copy."""
+
+    def rename(outcome: Outcome) -> Outcome:
+        named = replace(outcome, reason=outcome.reason.replace(copy, url))
+        return finish(named) if finish is not None else named
+
+    return rename

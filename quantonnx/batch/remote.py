@@ -137,10 +137,17 @@ def upload(file: Path, url: str) -> None:
 def _fetched_model(url: str, folder: Path) -> Path:
     """A copy of a model and of the external data that it names within its own folder."""
     file = _fetched(url, folder)
-    for place in sorted(external_places(file))[:_MOST_PLACES]:
+    for place in _places(file):
         if place and not PurePosixPath(place).is_absolute() and ".." not in PurePosixPath(place).parts:
             _fetched(joined(url.rpartition("/")[0], place), folder, place)
     return file
+
+
+def _places(file: Path) -> list[str]:
+    try:
+        return sorted(external_places(file))[:_MOST_PLACES]
+    except Exception:  # a damaged model: who reads it says so
+        return []
 
 
 def _fetched(url: str, folder: Path, name: str = "") -> Path:

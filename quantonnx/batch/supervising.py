@@ -27,6 +27,8 @@ _EVERY = 0.05
 _GRACE = 60.0
 """Seconds that a worker may take to start."""
 
+Finish = Callable[[Outcome], Outcome]
+
 
 def supervise(
     task: Task,
@@ -34,7 +36,7 @@ def supervise(
     *,
     stopped: Callable[[], bool] = lambda: False,
     hold: Sequence[int] = (),
-    finish: Callable[[Outcome], Outcome] | None = None,
+    finish: Finish | None = None,
 ) -> list[Outcome]:
     """Runs a task in worker processes and returns how each entry ended; `tell` hears of it as it comes.
 

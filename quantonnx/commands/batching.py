@@ -141,8 +141,10 @@ def _given(work: WorkOptions, samples: SampleOptions, numbers: NumberOptions, sp
 
 
 def _plain(value: Any) -> Any:
-    """Paths as text; a path has made one slash of the two in a URL."""
-    return _SCHEME.sub(r"\1://", str(value)) if isinstance(value, Path) else value
+    """Paths as text; a path has made one slash of the two in a URL, or of the three."""
+    if not isinstance(value, Path):
+        return value
+    return _SCHEME.sub(lambda found: f"{found[1]}:///" if found[1] == "file" else f"{found[1]}://", str(value))
 
 
 def _check(jobs: Sequence[Job]) -> None:
