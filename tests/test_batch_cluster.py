@@ -45,16 +45,15 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_cluster_writes_the_same_bytes(local: Path) -> None:
+@pytest.mark.parametrize("split", [(), pytest.param(("--split-samples", 6), marks=pytest.mark.real)])
+def test_a_cluster_writes_the_same_bytes(local: Path, tmp_path: Path, split: tuple[object, ...]) -> None:
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
-    ) as cluster:
-        address, out = cluster.scheduler_address, local / "cluster"
-        given = (*TARGETS, "-d", local / "data.npz", "--split-samples", 6, "-q")
-        batch(local / "models", "-o", out, *given, "--scheduler", address)
-    assert written(out) == written(local / "out")
-    assert states(out) == states(local / "out")
+    here = {"processes": False, "protocol": "tcp://", "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **here) as cluster:
+        given = (*TARGETS, "-d", local / "data.npz", "-q", *split, "--scheduler", cluster.scheduler_address)
+        batch(local / "models", "-o", tmp_path, *given)
+    assert written(tmp_path) == written(local / "out")
+    assert states(tmp_path) == states(local / "out")
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(

@@ -145,7 +145,8 @@ class _Watch:
 
     def _tell_end(self, outcome: Outcome) -> None:
         peak = round(self.seen.peak / 1e6, 1)
-        self.told(replace(outcome, result={**outcome.result, "peak_rss_mb": peak}))
+        reason = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in outcome.reason)
+        self.told(replace(outcome, reason=reason, result={**outcome.result, "peak_rss_mb": peak}))
 
     def _close(self, reason: str) -> None:
         """Where the worker ended before its work did, the entry that it was at has failed."""

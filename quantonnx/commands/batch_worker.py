@@ -40,6 +40,7 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     _limit(task.memory_limit)
     with os.fdopen(descriptor, "w", encoding="utf-8") as events:
+        _sender(events, task.orders[0].identity)({"stage": "prepare"})
         settings = GivenOptions(task.model, task.settings)
         observer = _observer(task, settings)
         for order in task.orders:
