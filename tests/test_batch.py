@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -194,6 +196,19 @@ def test_two_batches_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pyte
         pass
     with opened(tmp_path):
         pass
+
+
+def test_a_journal_that_cannot_be_written_ends_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "bad.onnx").write_text("no model")
+    monkeypatch.setattr(Journal, "add", full)
+    batch(tmp_path, "-o", tmp_path / "out", "--random-data", 1, "-q", code=2)
+    assert "No space left" in capsys.readouterr().err
+    assert states(tmp_path / "out") == {"bad/tensorrt": "open"}
 
 
 def outcome(identity: str, **values: Any) -> Outcome:

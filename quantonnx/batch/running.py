@@ -61,6 +61,11 @@ class Item:
         return self.outcome is not None and self.outcome.state is State.FAILED
 
     @property
+    def succeeded(self) -> bool:
+        """True where there is a result."""
+        return self.outcome is not None and self.outcome.state is State.DONE
+
+    @property
     def output(self) -> str:
         """The path of the result within the folder of results."""
         return f"{self.job.name}/{self.entry.label}.onnx"

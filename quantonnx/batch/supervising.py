@@ -85,6 +85,7 @@ class _Watch:
         self.seen = _Seen(task.orders[0], time.monotonic())
         self.ended: set[str] = set()
         self.started = False
+        self.failure: BaseException | None = None
 
     def run(self) -> None:
         """Starts the worker, hears it, and tells what its end means for the entry that it was at."""
@@ -106,6 +107,8 @@ class _Watch:
                 reason = ending(process.returncode, said.read_text(errors="replace"))
         for order in self.task.orders:
             _sweep(Path(order.out), process.pid)
+        if self.failure is not None:
+            raise self.failure
         if not self.stopped():
             self._close(reason)
 
@@ -113,7 +116,7 @@ class _Watch:
         """Waits for the end of the worker; returns the limit that it ran into, if any."""
         while process.poll() is None:
             time.sleep(_EVERY)
-            if self.stopped():
+            if self.stopped() or self.failure is not None:
                 return "stopped"
             self.seen.peak = max(self.seen.peak, held := resident_bytes(process.pid))
             limit = self.task.memory_limit
@@ -129,8 +132,13 @@ class _Watch:
     def _hear(self, events: IO[str]) -> None:
         with events:
             for line in events:
-                with suppress(ValueError, KeyError, TypeError):  # the last line of a worker that was ended
+                try:
                     self._take(json.loads(line))
+                except json.JSONDecodeError:  # the last line of a worker that was ended
+                    continue
+                except BaseException as error:  # such as a full disk: that of the batch, not of the worker
+                    self.failure = error
+                    return
 
     def _take(self, event: dict[str, Any]) -> None:
         order = self.orders[event.pop("identity")]

@@ -109,9 +109,10 @@ def batch(
     jobs = expand(source, _given(work, samples, numbers, spread), place)
     _check(jobs)
     options = _options(place, work, spread)
+    _check_split(jobs, options)
     items = _foreseen(jobs, options) if dry_run else _carried_out(run, jobs, options)
     _show(run, items, options)
-    return CHECK_FAILED if any(item.failed for item in items) else 0
+    return 0 if dry_run or all(item.succeeded for item in items) else CHECK_FAILED
 
 
 def _given(work: WorkOptions, samples: SampleOptions, numbers: NumberOptions, spread: SpreadOptions) -> EntrySettings:
@@ -190,6 +191,20 @@ def _options(place: str, work: WorkOptions, spread: SpreadOptions) -> Options:
         split=spread.split_samples,
         storage=place if remote else "",
     )
+
+
+def _check_split(jobs: Sequence[Job], options: Options) -> None:
+    """Raises ConfigError where the workers of a cluster could not see what they are to share."""
+    from quantonnx.batch.remote import DATA, is_url
+
+    if options.split is None or options.scheduler is None:
+        return
+    places = [options.storage, *(str(getattr(job.settings, name)) for job in jobs for name in DATA)]
+    remote = next((place for place in places if is_url(place)), None)
+    if remote is not None:
+        raise ConfigError(
+            f"--split-samples on a cluster, and {remote!r} is a URL", "name a folder that all workers see"
+        )
 
 
 def _remembering(url: str) -> Path:
