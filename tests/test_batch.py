@@ -190,6 +190,37 @@ def test_ctrl_c_ends_the_workers_and_loses_nothing(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.real
+def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    for seed in range(6):
+        save(tmp_path / "models" / f"net{seed}.onnx", seed)
+    command = [
+        sys.executable,
+        "-m",
+        "quantonnx.cli",
+        "batch",
+        "models",
+        "--random-data",
+        "8",
+        "--jobs",
+        "2",
+        "-q",
+        "-o",
+    ]
+    assert subprocess.run([*command, "whole"], cwd=tmp_path, check=False).returncode == 0
+    for seconds in (1.0, 3.0, 5.0, 4.0):
+        process = subprocess.Popen([*command, "killed"], cwd=tmp_path)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    assert subprocess.run([*command, "killed"], cwd=tmp_path, check=False).returncode == 0
+    lines = (tmp_path / "killed" / FOLDER / "journal.jsonl").read_bytes().splitlines()
+    assert sorted(json.loads(line)["identity"] for line in lines if line) == [f"net{n}/tensorrt" for n in range(6)]
+    for path in (tmp_path / "whole").rglob("*.onnx"):
+        assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes()
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
 def test_two_batches_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantonnx.batch.journal._PATIENCE", 0.0)
     with opened(tmp_path), pytest.raises(OutputError, match="another batch is at work"), opened(tmp_path):
