@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from quantonnx.algorithms.input_scaling import SAMPLES
 from quantonnx.algorithms.shift_limits import Limited, shift_limits
 from quantonnx.algorithms.weight_steps import WeightStep, weight_steps
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.keeping import Feed, Replayed
 from quantonnx.calibration.methods import RangeMethod
 from quantonnx.calibration.samples import input_specs, open_samples
@@ -26,7 +27,7 @@ from quantonnx.formats import Parameters
 from quantonnx.method_choice import FALLBACK, choose_method
 from quantonnx.observing import Observer, observe, watch_of
 from quantonnx.placement import Placement, place
-from quantonnx.preparation import Feeding, ForwardLoop, Progress, prepared, steps_of
+from quantonnx.preparation import Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
 from quantonnx.range_conflicts import range_conflicts
 from quantonnx.site_numbers import SiteNumbers
@@ -67,10 +68,12 @@ def calibrate(
         return replace(quantized, parameters={})
     if not given:
         return with_statistics(_prepared(quantized, Feeding()), {})
+    if samples is not None:
+        samples = open_samples(samples, input_specs(quantized.model), limit=limit)
     steps = steps_of(quantized.config, quantized.matches.target)
     brief = not quantized.config.steps or all(step.name in _BRIEF for step in steps)
     if samples is not None and steps and brief:
-        samples = Replayed(open_samples(samples, input_specs(quantized.model), limit=limit), SAMPLES)
+        samples = Replayed(samples, SAMPLES)
         quantized = _prepared(quantized, Feeding(samples.first, threads=threads))
     elif quantized.config.steps:
         if forward_loop is not None and any(step.chooses_codes for step in quantized.config.steps):
@@ -78,13 +81,13 @@ def calibrate(
         if statistics is not None:
             name = quantized.config.steps[0].name
             raise PlanError(f"{name} changes the model, and the statistics are of the model as it was", "give samples")
-        quantized = _prepared(quantized, Feeding(samples, forward_loop, limit, threads, progress))
+        quantized = _prepared(quantized, Feeding(samples, forward_loop, threads, progress))
     else:
         quantized = _without_recipe(quantized, _NO_SAMPLES if statistics is None else _NO_NEW_STATISTICS)
     if statistics is not None:
         known = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
         return _calibrated(quantized, known)
-    return _observed(quantized, Feeding(samples, forward_loop, limit, threads, progress), observer)
+    return _observed(quantized, Feeding(samples, forward_loop, threads, progress), observer)
 
 
 def _without_recipe(quantized: QuantizedModel, reason: str) -> QuantizedModel:
@@ -111,7 +114,7 @@ def _calibrated(
     needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
-    by_method = partial(with_statistics, quantized, tensors, means, constants={})
+    by_method = cache(partial(with_statistics, quantized, tensors, means, constants={}))
     if not feeds:
         return replace(by_method(FALLBACK), data=statistics.data)
     choice = choose_method(quantized.model, lambda method: by_method(method).to_model(), feeds, threads=threads)

@@ -100,6 +100,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _BROKEN_PIPE
+    if code == INTERRUPTED:
+        sys.stderr.flush()
+        os._exit(code)  # where exec() was interrupted, Python would end by the signal, without this code
     sys.exit(code)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from quantonnx.algorithms.bias_correction import means_needed
 from quantonnx.calibration.collected import Statistics
-from quantonnx.calibration.keeping import Feed, KeptSamples, Replayed
+from quantonnx.calibration.keeping import Feed, KeptSamples
 from quantonnx.calibration.methods import Method
-from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.model import Model
 from quantonnx.preparation import Feeding
@@ -60,7 +58,7 @@ def observe(watch: Watch, feeding: Feeding) -> Observed:
         if feeding.forward_loop is not None:
             feeding.forward_loop(collector.run)
         else:
-            collector.run_all(opened(watch.model, feeding), feeding.progress)
+            collector.run_all(feeding.samples, feeding.progress)
         return Observed(collector.collected(), kept.spread() if kept else ())
 
 
@@ -75,9 +73,3 @@ def collector_of(watch: Watch, threads: int | None = None, kept: KeptSamples | N
         lenient=watch.lenient,
         keeping=kept,
     )
-
-
-def opened(model: Model, feeding: Feeding) -> Samples | Replayed:
-    """Returns the samples of a calibration, ready to be read."""
-    samples: Any = feeding.samples
-    return samples if isinstance(samples, Replayed) else open_samples(samples, input_specs(model), limit=feeding.limit)

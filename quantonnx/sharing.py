@@ -14,10 +14,11 @@ from dataclasses import replace
 from itertools import islice
 
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import length_of
 from quantonnx.calibration.keeping import Feed, Replayed
 from quantonnx.calibration.samples import Samples
 from quantonnx.calibration.statistics import TensorStatistics
-from quantonnx.observing import Observed, Observer, Watch, observe, opened
+from quantonnx.observing import Observed, Observer, Watch, observe
 from quantonnx.preparation import Feeding
 
 PROBED, FEWEST = 2, 8
@@ -45,7 +46,7 @@ class SharedObservation:
         union = self._unions.get(key)
         if union is None or not _covers(union, watch) or not _worth_it(feeding):
             return self._alone(watch, feeding)
-        if not _same(union, watch) and not _equal_on(_first(union, feeding), union, watch, feeding):
+        if not _same(union, watch) and not _equal_on(_first(feeding), union, watch, feeding):
             return self._alone(watch, feeding)
         if key not in self._seen:
             self.passes += 1
@@ -81,20 +82,18 @@ def _same(one: Watch, other: Watch) -> bool:
 def _worth_it(feeding: Feeding) -> bool:
     if not isinstance(feeding.samples, (Samples, Replayed)):
         return False
-    try:
-        return len(feeding.samples) >= FEWEST
-    except TypeError:  # nobody knows how many there are
-        return True
+    count = length_of(feeding.samples)
+    return count is None or count >= FEWEST
 
 
-def _first(watch: Watch, feeding: Feeding) -> list[Feed]:
-    samples = opened(watch.model, feeding)
+def _first(feeding: Feeding) -> list[Feed]:
+    samples = feeding.samples
     return samples.first[:PROBED] if isinstance(samples, Replayed) else list(islice(samples, PROBED))
 
 
 def _equal_on(feeds: list[Feed], union: Watch, watch: Watch, feeding: Feeding) -> bool:
     """Whether a few samples give the same numbers with all that the others see and without."""
-    few = replace(feeding, samples=feeds, progress=None, limit=None)
+    few = replace(feeding, samples=feeds, progress=None)
     alone, together = (observe(replace(each, lenient=True), few).statistics for each in (watch, union))
     if not together.refused.keys().isdisjoint(watch.tensors):
         return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantonnx.calibration.feeds import Progress, length_of
 from quantonnx.calibration.loading import open_session
 from quantonnx.errors import DataError
 from quantonnx.model import Model
@@ -30,7 +31,6 @@ Array = NDArray[Any]
 Source = str | Path | bytes | Model
 
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-Progress = Callable[[int, int | None], None]
 
 SMALLEST_VOCABULARY = 256
 """From this size on, the last axis of an output with three or more axes is taken for the scores of tokens."""
@@ -96,7 +96,7 @@ def compare(
     sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
     pairs = _pairs_of_outputs(*sessions)
     tally = Tally([name for name, _ in pairs], labels)
-    total = _length(samples)
+    total = length_of(samples)
     with ThreadPoolExecutor(1) as beside:
         for feed in islice(samples, limit):
             waiting = beside.submit(run_sample, sessions[0], [name for name, _ in pairs], feed, tally.samples)
@@ -133,13 +133,6 @@ def _with_floats_of(session: ort.InferenceSession, feed: Feed) -> Feed:
         name: array.astype(kind) if (kind := wanted.get(name)) and array.dtype.name in _FLOATS.values() else array
         for name, array in feed.items()
     }
-
-
-def _length(samples: Iterable[Feed]) -> int | None:
-    try:
-        return len(samples)  # type: ignore[arg-type]  # not every stream knows
-    except TypeError:
-        return None
 
 
 def _pairs_of_outputs(exact: ort.InferenceSession, rough: ort.InferenceSession) -> list[tuple[str, str]]:

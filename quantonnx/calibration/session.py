@@ -5,7 +5,7 @@ Samples run side by side, a core each, and statistics follow in a thread of thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
 from quantonnx.calibration.digest import SampleDigest
-from quantonnx.calibration.feeds import input_specs, named
+from quantonnx.calibration.feeds import ForwardLoop, Progress, input_specs, length_of, named
 from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
+from quantonnx.calibration.samples import open_samples
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
 from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps
@@ -28,7 +29,6 @@ from quantonnx.errors import CalibrationError, DataError
 from quantonnx.model import Model
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None], None]
 
 _NO_DATA, _REACH_IT = "saw no data, expected at least one sample", "give samples that reach it"
 
@@ -127,12 +127,26 @@ class Collector:
 
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
-        total = _length(samples) if progress else None
+        total = length_of(samples) if progress else None
         at_once = self._at_once()
         for item in in_order(self._infer, self._opened(samples, at_once), at_once):
             self._take(item)
             if progress:
                 progress(self._seen, total)
+
+    def observe(
+        self,
+        samples: Any = None,
+        forward_loop: ForwardLoop | None = None,
+        *,
+        limit: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Run the forward loop, or the first `limit` of `samples`; both are those of `calibrate`."""
+        if forward_loop is not None:
+            forward_loop(self.run)
+        else:
+            self.run_all(open_samples(samples, self._inputs, limit=limit), progress)
 
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""
@@ -247,10 +261,3 @@ def _check_type(name: str, value: Any) -> None:
     if value.dtype not in ("float32", "float16"):
         hint = "convert the model to float32 first, or exclude the operator"
         raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
-
-
-def _length(samples: Any) -> int | None:
-    try:
-        return len(samples)
-    except TypeError:
-        return None

@@ -233,6 +233,11 @@ class _Job:
             measured = measure_speed(self.path, self.output.out, next(iter(samples)))
             stage.detail = "ONNX Runtime, one thread, in turns"
         self.run.result["speed"] = summary.speed(measured)
+        if measured.ratio > 1:
+            self.run.note(
+                f"slower than float on ONNX Runtime: `quantonnx check {self.output.out} -t onnxruntime --run` shows "
+                "which operators did not become integer kernels"
+            )
         return measured
 
     def sizes(self) -> tuple[int, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from quantonnx.calibration.feeds import Progress
 from quantonnx.config import QuantConfig
 from quantonnx.errors import ModelError, TargetError
 from quantonnx.evidence.collecting import measure
@@ -25,7 +25,6 @@ from quantonnx.rewriting import transform
 from quantonnx.target import Target, get_target
 
 Source = str | Path | bytes | Model
-Progress = Callable[[int, int | None], None]
 
 _SCALING = frozenset({"awq", "smooth_quant"})
 """Steps of a recipe that scale inner values by what samples show, so that they cannot be done again here."""
