@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from models import parse
 from test_batch import batch, save, save_data, states, summary
 
 import quantonnx as qx
@@ -137,7 +137,8 @@ def test_sums_of_parts_do_not_depend_on_where_they_are_cut() -> None:
     assert len(found) == 1
 
 
-def test_targets_share_a_pass_and_keep_their_numbers(local: Path) -> None:
+def test_targets_share_a_pass_and_keep_their_numbers(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantonnx.sharing.FEWEST", 8)
     path, data = local / "models" / "net.onnx", local / "data.npz"
     models = [placed(path, target) for target in ("tensorrt", "openvino", "onnxruntime")]
     shared = SharedObservation(map(watch_of, models))
@@ -148,8 +149,38 @@ def test_targets_share_a_pass_and_keep_their_numbers(local: Path) -> None:
     assert shared.passes == 1
 
 
-def test_what_another_target_sees_never_changes_a_number(local: Path) -> None:
-    """Where a pass for all gives other numbers, as fusions of the runtime may, each target has its own."""
+RESIDUAL = """
+    network (float[N,3,8,8] image) => (float[N,8,8,8] y)
+    <float[8,3,3,3] w1, float[8,8,3,3] w2, float[8] b1, float[8] b2> {
+        first = Conv <pads: ints = [1, 1, 1, 1]> (image, w1, b1)
+        positive = Relu (first)
+        second = Conv <pads: ints = [1, 1, 1, 1]> (positive, w2, b2)
+        total = Add (second, positive)
+        y = Relu (total)
+    }
+"""
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_where_fusions_would_change_numbers_each_target_has_its_own_pass(
+    local: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
+) -> None:
+    monkeypatch.setattr("quantonnx.sharing.FEWEST", 8)
+    if not foreseen:
+        monkeypatch.setattr("quantonnx.sharing._parts_a_fusion", lambda *_: False)
+    path = local / "residual.onnx"
+    path.write_bytes(parse(RESIDUAL).SerializeToString())
+    models = [placed(path, target) for target in ("openvino", "onnxruntime")]
+    shared = SharedObservation(map(watch_of, models))
+    for model in models:
+        samples = open_samples(local / "data.npz", input_specs(model.model))
+        one = qx.calibrate(model, samples, observer=shared).to_model().to_bytes()
+        assert one == qx.calibrate(model, samples).to_model().to_bytes()
+    assert not foreseen or shared.passes == 2
+
+
+def test_few_samples_are_not_shared(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantonnx.sharing.FEWEST", 8)
     model = placed(local / "models" / "net.onnx", "openvino")
     watch = watch_of(model)
     some = Watch(watch.model, frozenset(sorted(watch.tensors)[:1]), frozenset(), {})
@@ -164,7 +195,7 @@ def test_what_another_target_sees_never_changes_a_number(local: Path) -> None:
     shared(some, Feeding(samples))
     assert seen == [len(watch.tensors)]
     few = open_samples(local / "data.npz", input_specs(model.model), limit=2)
-    assert reduce(lambda _, asked: shared(asked, Feeding(few)), [some], None) is not None
+    shared(some, Feeding(few))
     assert seen == [len(watch.tensors), 1]
 
 

@@ -17,7 +17,18 @@ from quantonnx.model_files import external_places
 DATA = ("data", "eval_data")
 """Settings of a model that may be URLs."""
 
-_STAMPS = ("ETag", "etag", "md5", "sha256", "mtime", "LastModified", "last_modified", "updated", "created", "ino")
+_STAMPS = (
+    "ETag",
+    "etag",
+    "md5",
+    "sha256",
+    "mtime",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "created",
+)
 _BLOCK = 1 << 20
 _MOST_PLACES = 1000
 

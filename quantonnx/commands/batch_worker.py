@@ -176,9 +176,12 @@ def _watches(task: Task, settings: GivenOptions) -> Iterator[Watch]:
     from quantonnx.observing import watch_of
     from quantonnx.quantized import insert_qdq
     from quantonnx.rewriting import transform
+    from quantonnx.sharing import worth_it
 
     with suppress(Exception):
         model, config = Model.read(settings.model), settings.numbers.build()
+        if not worth_it(settings.samples.open(model)):
+            return
         for order in task.orders:
             with suppress(Exception):
                 fused = transform(model, target=settings.target(order.target).choose())
