@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto
 
 from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ModelError
 from quantonnx.exporting import export_value, required_ir_version
-from quantonnx.importing import Extras, bodies, free_name, outer_reads
+from quantonnx.importing import STANDARD_DOMAINS, Extras, bodies, free_name, outer_reads
 from quantonnx.model import Model
 from quantonnx.ordering import body_graphs
 from quantonnx.weights import to_onnx_dtype
@@ -74,7 +74,17 @@ def put_back(model: Model, name: str, done: Model, taken: frozenset[str] = froze
     del graph.input[:]
     graph.input.extend(inputs)
     node.attrs[attribute] = AttributeProto(name=attribute, type=AttributeProto.GRAPH, g=graph)
+    _import_domains(model, done)
     model.refresh_captured()
+
+
+def _import_domains(model: Model, done: Model) -> None:
+    """Lets the file import the domains of operators that are new in a body."""
+    known = {entry.domain for entry in model.graph.import_domains or ()}
+    used = {node.domain for node in done.graph.nodes if node.domain}
+    used |= {entry.domain for entry in done.graph.import_domains or ()} - known
+    new = [OperatorSetIdProto(domain=domain, version=1) for domain in sorted(used - known - set(STANDARD_DOMAINS))]
+    model.graph.import_domains = [*(model.graph.import_domains or ()), *new]
 
 
 def names_of(model: Model) -> frozenset[str]:

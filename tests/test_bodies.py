@@ -143,6 +143,14 @@ def test_a_float_weight_that_no_graph_reads_any_more_is_gone() -> None:
     assert sum(dtype == np.int8 and "zero" not in name for name, dtype in stored.items()) == 3
 
 
+def test_the_file_imports_the_domain_of_pairs_that_stand_in_bodies_only() -> None:
+    config = qx.QuantConfig(keep_slow=True, contrib_ops=True, activation={"n_bits": 16}, exclude=("in",))  # type: ignore[arg-type]
+    done = qx.quantize(model("if"), feeds("if"), target="onnxruntime", config=config).to_onnx()
+    onnx.checker.check_model(done)
+    assert {entry.domain for entry in done.opset_import} == {"", "com.microsoft"}
+    assert sqnr(run(model("if"), feeds("if")), run(done, feeds("if"))) > 30
+
+
 def test_a_weight_that_branches_share_is_not_folded_into_each() -> None:
     proto = parse("""agraph (float[2,128] x, bool flag) => (float[2,64] y) <float[64,128] w> {
         y = If (flag) <
