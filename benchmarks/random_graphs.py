@@ -55,7 +55,7 @@ def main() -> int:
                 raise
             counts["pieces with a find"] += 1
             print(f"piece {piece}: {_told(error)}", flush=True)
-        if piece % 10 == 9:
+        if piece % 5 == 4:
             print(f"{piece + 1} pieces, {time.time() - started:.0f} s: {dict(counts)}", flush=True)
     for name, number in sorted(counts.items()):
         print(f"{name:<40}{number:>9}")

@@ -7,7 +7,7 @@ of inputs that differ by a few units in the last place says how much; results ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -46,6 +46,7 @@ class Float:
     feeds: list[Feeds]
     results: list[Results]
     slack: Results
+    equal: set[bytes] = field(default_factory=set)  # models that are known to give them
 
     @property
     def usable(self) -> bool:
@@ -89,12 +90,15 @@ def in_float(sample: Sample, count: int = 2) -> Float:
 def transform_keeps_results(sample: Sample, known: Float, target: str) -> qx.Model:
     """A fused model gives the same numbers under the same names."""
     fused = qx.transform(sample.proto, target=target).model
+    if (data := fused.to_bytes()) in known.equal:
+        return fused
     for expected, found in zip(known.results, run(fused.to_proto(), known.feeds), strict=True):
         assert list(found) == list(expected)
         for name, value in expected.items():
             assert found[name].shape == value.shape, f"{target}: {name}"
             off = np.abs(found[name] - value).max(initial=0.0)
             assert off <= known.slack[name], f"{target}: {name} is off by {off:.3g}, allowed {known.slack[name]:.3g}"
+    known.equal.add(data)
     return fused
 
 
