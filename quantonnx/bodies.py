@@ -42,14 +42,15 @@ class Body:
 
 def open_bodies(model: Model) -> Iterator[Body]:
     """Yields the bodies of a model's own operators, in the order of the graph; those inside of bodies are theirs."""
-    taken = {node.name for node in model.graph.nodes}
-    types = ElementTypes(model)
-    for node in model.graph.nodes:
-        for attribute, graph in body_graphs(node):
-            try:
-                yield Body(node.name, attribute, _opened(model, node, attribute, graph, types, taken))
-            except ModelError as error:
-                yield Body(node.name, attribute, None, error.message)
+    held = [(node, *found) for node in model.graph.nodes for found in body_graphs(node)]
+    if not held:
+        return
+    opener = _Opener(model)
+    for node, attribute, graph in held:
+        try:
+            yield Body(node.name, attribute, opener.open(node, attribute, graph))
+        except ModelError as error:
+            yield Body(node.name, attribute, None, error.message)
 
 
 def owner_of(model: Model, name: str) -> tuple[gs.Node, str]:
@@ -89,7 +90,12 @@ def _import_domains(model: Model, done: Model) -> None:
 
 def names_of(model: Model) -> frozenset[str]:
     """Returns the names of all nodes and values of a model, bodies included."""
-    return names_inside(model) | model.tensors().keys() | {node.name for node in model.graph.nodes}
+    return own_names(model) | names_inside(model)
+
+
+def own_names(model: Model) -> frozenset[str]:
+    """Returns the names of a model's own nodes and values."""
+    return frozenset((*model.tensors(), *(node.name for node in model.graph.nodes)))
 
 
 def names_inside(model: Model) -> frozenset[str]:
@@ -122,26 +128,31 @@ def _rename(values: list[gs.Tensor], taken: set[str]) -> None:
             known.add(value.name)
 
 
-def _opened(
-    model: Model, node: gs.Node, attribute: str, graph: GraphProto, types: ElementTypes, taken: set[str]
-) -> Model:
-    if node.domain or attribute not in _KNOWN.get(node.op, ()):
-        raise ModelError(f"how {node.op} {node.name!r} runs its body is not known")
-    if node.op == "Scan" and model.opset < _SCAN_OPSET:
-        raise ModelError(f"Scan {node.name!r} is that of an opset before {_SCAN_OPSET}")
-    proto = ModelProto(ir_version=max(model.ir_version, required_ir_version(model.opset)))
-    proto.opset_import.extend(model.graph.import_domains or ())
-    proto.graph.CopyFrom(graph)
-    _name_nodes(proto.graph, f"{node.name}/{attribute}", taken)
-    for info, value in zip(proto.graph.input, _fed(node), strict=False):
-        _complete(info, value, types)
-    around = model.tensors()
-    read = [around[name] for name in sorted(outer_reads(graph)) if name in around]
-    weights = {value.name: value for value in read if isinstance(value, gs.Constant)}
-    proto.graph.input.extend(_captured(value, types) for value in read if value.name not in weights)
-    for name, value in weights.items():
-        proto.graph.initializer.add(name=name, dims=value.shape, data_type=to_onnx_dtype(value.dtype))
-    return Model.inner(proto, weights, model, names_of(model) | model.reserved)
+class _Opener:
+    def __init__(self, model: Model) -> None:
+        self._model, self._types, self._around = model, ElementTypes(model), model.tensors()
+        self._taken = {node.name for node in model.graph.nodes}
+        self._reserved = names_of(model) | model.reserved
+
+    def open(self, node: gs.Node, attribute: str, graph: GraphProto) -> Model:
+        """Returns the model of a body; ModelError says why there is none."""
+        model, types = self._model, self._types
+        if node.domain or attribute not in _KNOWN.get(node.op, ()):
+            raise ModelError(f"how {node.op} {node.name!r} runs its body is not known")
+        if node.op == "Scan" and model.opset < _SCAN_OPSET:
+            raise ModelError(f"Scan {node.name!r} is that of an opset before {_SCAN_OPSET}")
+        proto = ModelProto(ir_version=max(model.ir_version, required_ir_version(model.opset)))
+        proto.opset_import.extend(model.graph.import_domains or ())
+        proto.graph.CopyFrom(graph)
+        _name_nodes(proto.graph, f"{node.name}/{attribute}", self._taken)
+        for info, value in zip(proto.graph.input, _fed(node), strict=False):
+            _complete(info, value, types)
+        read = [self._around[name] for name in sorted(outer_reads(graph)) if name in self._around]
+        weights = {value.name: value for value in read if isinstance(value, gs.Constant)}
+        proto.graph.input.extend(_captured(value, types) for value in read if value.name not in weights)
+        for name, value in weights.items():
+            proto.graph.initializer.add(name=name, dims=value.shape, data_type=to_onnx_dtype(value.dtype))
+        return Model.inner(proto, weights, model, self._reserved)
 
 
 def _name_nodes(graph: GraphProto, scope: str, taken: set[str]) -> None:
