@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantonnx.config import QuantConfig
 from quantonnx.bodies import open_bodies
+from quantonnx.config import QuantConfig
 from quantonnx.errors import ModelError, TargetError
 from quantonnx.evidence.collecting import measure
 from quantonnx.evidence.findings import Evidence
