@@ -36,7 +36,7 @@ def test_networks_with_control_flow_stay_near_float(name: str) -> None:
         model, feeds = control_flow.NETWORKS[name](np.random.default_rng(0))
     except Unavailable as reason:
         pytest.skip(f"{name}: {reason}")
-    done = qx.quantize(model, feeds[:16], target="onnxruntime", config=qx.QuantConfig(keep_slow=True))
+    done = qx.quantize(model, feeds[:64], target="onnxruntime", config=qx.QuantConfig(keep_slow=True))
     activations, weights, least = EXPECTED[name]
     assert pairs(done) == {"activation": activations, "weight": weights}
     proto = done.to_onnx()
