@@ -86,7 +86,7 @@ class Model:
     @classmethod
     def inner(cls, proto: ModelProto, weights: dict[str, gs.Constant], outer: Model, reserved: frozenset[str]) -> Model:
         """Returns the model of a body of `outer`; `weights` are the initializers that are those of the outer graph."""
-        model = cls._build(proto, None, outer.folder, outer.digest)
+        model = cls._build(proto, None, outer.folder, outer.digest, weights.keys())
         model._share(weights)
         model.reserved, model.borrowed = reserved, frozenset(weights)
         return model
@@ -145,6 +145,10 @@ class Model:
         writing.write_embedded(self._document(), buffer)
         return buffer.getvalue()
 
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of all that the model says, weights too; it may be of any size."""
+        return writing.digest(self._document())
+
     def save(self, path: str | os.PathLike[str], *, force: bool = False, external_data: bool = False) -> None:
         """Writes `path`, whole or not at all; weights over 1.8 GB, or when asked, go to `path`.data beside it.
 
@@ -166,8 +170,11 @@ class Model:
         return self._with_graph(reading.convert(light, version, weights.values()), weights)
 
     @classmethod
-    def _build(cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str) -> Model:
-        graph, constants, extras = importing.import_graph(proto, reading.ExternalData(path, folder))
+    def _build(
+        cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str, hollow: Collection[str] = ()
+    ) -> Model:
+        external = reading.ExternalData(path, folder, hollow)
+        graph, constants, extras = importing.import_graph(proto, external)
         model = cls(graph, extras, constants, folder, digest)
         needed = model.captured | model._annotating()
         model._kept = [item for item in constants if not item.outputs or item.name in needed]
@@ -175,7 +182,7 @@ class Model:
 
     def _with_graph(self, proto: ModelProto, weights: dict[str, gs.Constant]) -> Model:
         """Returns the model of `proto`, with the weights of this one and all that goes with it."""
-        model = Model._build(proto, None, None, self.digest)
+        model = Model._build(proto, None, None, self.digest, weights.keys())
         model._share(weights)
         known = self.tensors()
         for name, tensor in model.tensors().items():

@@ -91,7 +91,7 @@ class Plan:
         """Reads a plan from a YAML file; PlanError says which entry is wrong."""
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except Exception as error:  # PyYAML raises many types
             raise PlanError(
                 f"{path} is not a plan: {_one_line(error)}", "write one with `quantonnx plan -o`"
             ) from error

@@ -24,7 +24,7 @@ from quantonnx.model import Model
 from quantonnx.pattern import Pattern
 from quantonnx.pattern_index import PatternIndex
 from quantonnx.plan import Plan, Step
-from quantonnx.target import Patterns, Target, get_target, load_patterns
+from quantonnx.target import Patterns, Target, get_target, load_patterns, named_target
 
 Source = str | Path | bytes | onnx.ModelProto | Model
 
@@ -139,7 +139,7 @@ def choose_target(
 ) -> Target:
     """Returns the target asked for, else the plan's, else tensorrt, with the user's patterns before its own."""
     planned = plan.target if plan is not None else ""
-    chosen = get_target(target or planned or "tensorrt")
+    chosen = get_target(target) if target else named_target(planned or "tensorrt")
     if planned and target and chosen.name != planned:
         raise PlanError(f"the plan is for {planned}, not {chosen.name}", "leave the target out, or plan again")
     if isinstance(patterns, (str, Path)):

@@ -49,7 +49,7 @@ def _parsed(told: str) -> list[str]:
     """The exporter writes the representation of a Python list; the last entry is the operator itself."""
     try:
         found = ast.literal_eval(told)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except Exception:  # what a hostile text makes the parser raise
         return []
     return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
 

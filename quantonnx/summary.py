@@ -16,7 +16,7 @@ from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site, moves
 from quantonnx.speed import Speed
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 _PARTICULAR = re.compile(r"'[^']*'|\d+(×\d+)+")
 _MOST_CHANNELS = 1

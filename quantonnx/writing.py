@@ -6,11 +6,13 @@ tensor in memory at a time, which the protobuf package itself cannot do.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto
@@ -18,6 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from quantonnx.errors import ModelError, OutputError
 from quantonnx.exporting import EXTERNAL_FROM, Document, export_value, is_plain, stored_bytes
 from quantonnx.importing import Extras
+from quantonnx.scanning import varint
 from quantonnx.weights import Payload, payload
 
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -59,7 +62,7 @@ def write_embedded(document: Document, file: BinaryIO) -> None:
     body = document.graph.SerializeToString(deterministic=True)
     length = len(body) + sum(len(frame) + part.size for frame, part in parts)
     file.write(document.model.SerializeToString(deterministic=True))
-    file.write(_GRAPH_KEY + _varint(length) + body)
+    file.write(_GRAPH_KEY + varint(length) + body)
     for frame, part in parts:
         file.write(frame)
         file.writelines(part.checked())
@@ -80,7 +83,31 @@ def write_external(document: Document, file: BinaryIO, data: BinaryIO, location:
             tensor.raw_data = b"".join(part.checked())
     body = graph.SerializeToString(deterministic=True)
     file.write(document.model.SerializeToString(deterministic=True))
-    file.write(_GRAPH_KEY + _varint(len(body)) + body)
+    file.write(_GRAPH_KEY + varint(len(body)) + body)
+
+
+def digest(document: Document) -> str:
+    """Returns the SHA-256 of what `write_external` would write, one tensor in memory at a time."""
+    model, data = _Hashed(), _Hashed()
+    write_external(document, cast(BinaryIO, model), cast(BinaryIO, data), "data")
+    model.write(data.hash.digest())
+    return model.hash.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps the digest of what is written, and nothing else."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
 
 
 @contextmanager
@@ -123,16 +150,8 @@ def _is_light(constant: gs.Constant) -> bool:
 def _frame(part: Payload) -> bytes:
     header = part.header.SerializeToString(deterministic=True)
     if part.size:
-        header += _RAW_DATA_KEY + _varint(part.size)
-    return bytes(_INITIALIZER_KEY + _varint(len(header) + part.size) + header)
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value > 127:
-        digits.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*digits, value])
+        header += _RAW_DATA_KEY + varint(part.size)
+    return bytes(_INITIALIZER_KEY + varint(len(header) + part.size) + header)
 
 
 def _write_outside(tensor: TensorProto, part: Payload, data: BinaryIO, location: str) -> None:

@@ -184,8 +184,8 @@ def _is_here(value: onnx.TensorProto) -> bool:
     return value.data_location != onnx.TensorProto.EXTERNAL
 
 
-def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Return the inferred shapes of the float32 tensors whose dimensions all follow from the inputs' `shapes`."""
+def inferred_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Sequence[onnx.ValueInfoProto]:
+    """Return what ONNX infers of inner values from the inputs' `shapes`; nothing of a model that it cannot follow."""
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     light.graph.name = "shapes"
     light.graph.node.extend(proto.graph.node)
@@ -202,8 +202,14 @@ def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     try:
         inferred = onnx.shape_inference.infer_shapes(light)
     except onnx.shape_inference.InferenceError:
-        return {}
-    return {item.name: shape for item in inferred.graph.value_info if (shape := _static_float_shape(item))}
+        return ()
+    found: Sequence[onnx.ValueInfoProto] = inferred.graph.value_info
+    return found
+
+
+def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return the inferred shapes of the float32 tensors whose dimensions all follow from the inputs' `shapes`."""
+    return {item.name: shape for item in inferred_shapes(proto, shapes) if (shape := _static_float_shape(item))}
 
 
 def _static_float_shape(item: onnx.ValueInfoProto) -> tuple[int, ...]:

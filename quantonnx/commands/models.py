@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
+from quantonnx.commands.loading import load, read_float
 from quantonnx.commands.options import (
     ModelArgument,
     OutOptions,
@@ -16,7 +18,6 @@ from quantonnx.commands.options import (
     check_out,
 )
 from quantonnx.commands.picturing import PictureOptions
-from quantonnx.commands.quantizing import load, read_float
 from quantonnx.commands.running import Run, write_text
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ def plan(
 
 
 def transform(
-    run: Run, model: ModelArgument, output: OutOptions, compiler: TargetOptions, plan: PlanOption = None
+    run: Run,
+    model: ModelArgument,
+    output: OutOptions,
+    compiler: TargetOptions,
+    plan: PlanOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Fuse only: write the float model with its operators folded as the compiler folds them."""
     from quantonnx import summary
@@ -79,6 +85,7 @@ def transform(
     from quantonnx.rewriting import transform as fuse
 
     output.check()
+    run.using(libraries.registered())
     run.result |= {"model": str(model), "output": str(output.out)}
     wanted = Plan.load(plan) if plan else None
     target = compiler.choose(wanted)
@@ -94,7 +101,7 @@ def transform(
     with run.stage("write", "write") as stage:
         output.save(fused.model)
         stage.detail = str(output.out)
-    load(run, output.out)
+    load(run, output.out, foreign=True)
     run.show(_steps_table(fused.plan))
 
 
