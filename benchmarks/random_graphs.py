@@ -100,7 +100,6 @@ def _try(sample: Sample, target: str, config: str, counts: Counter[str]) -> None
     if sample.seed % QUANTIZED:
         return
     laws.transform_is_done_at_once(fused[target], target)
-    config = "8 bits" if (target, config) == ("tensorrt", "16 bits") else config  # which it refuses
     pairs = laws.quantize_gives_a_sound_file(sample, known, fused[target], target, config)
     counts["quantized" if pairs else "nothing to quantize"] += 1
     counts["pairs"] += pairs
