@@ -51,7 +51,8 @@ ENCODINGS = (Kind.TENSORRT, Kind.AIMET_0_6_1, Kind.AIMET_1_0_0, Kind.AIMET_2_0_0
 class Specimen:
     """Files by name, which of them to damage, and what reads them all from a folder.
 
-    `packed` makes the file of the damaged bytes: a damaged array in an archive whose checksum is right.
+    `packed` makes the file of the damaged bytes: a damaged array in an archive whose checksum is right. With
+    `structure`, a model is damaged field by field, so that protobuf still reads it.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Specimen:
     files: Mapping[str, bytes]
     read: Callable[[Path], object]
     packed: Callable[[bytes], bytes] = bytes
+    structure: bool = False
 
 
 @cache
@@ -97,7 +99,10 @@ def _models(made: Mapping[str, bytes]) -> Iterator[Specimen]:
     plain = {"demo": model_path().read_bytes(), "quantized": made["q.onnx"]}
     plain |= {f"text{i}": _parsed(text) for i, text in enumerate((CONTROL_FLOW, FUNCTIONS))} | {"sparse": _sparse()}
     for name, content in plain.items():
-        yield Specimen("onnx", "model.onnx", {"model.onnx": content}, _linted if name == "quantized" else _through)
+        read = _linted if name == "quantized" else _through
+        yield Specimen("onnx", "model.onnx", {"model.onnx": content}, read)
+        for _ in range(4):
+            yield Specimen("onnx graph", "model.onnx", {"model.onnx": content}, read, structure=True)
     outside = {"outside.onnx": made["outside.onnx"], "outside.onnx.data": made["outside.onnx.data"]}
     for name in outside:
         yield Specimen("external data", name, outside, partial(_through, name="outside.onnx"))

@@ -22,6 +22,8 @@ ORDER = [
     "errors",
     "version",
     "model_files",
+    "placing",
+    "attribute_kinds",
     "printable",
     "collecting",
     "rounding",
@@ -104,6 +106,7 @@ ORDER = [
     "demo",
     "commands",
     "cli",
+    "program",
 ]
 
 
