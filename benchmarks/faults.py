@@ -24,41 +24,33 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
+from apart import warm
+
+from quantonnx import program
 from quantonnx.demo import calibration_path, model_path
 
 COMMAND = (
-    *("quantize", "{in}/model.onnx", "-o", "{out}/q.onnx", "--data", "{in}/data.npz", "--samples", "64", "--no-speed"),
-    *("--save-statistics", "{out}/statistics.npz", "--report", "{out}/report", "--json", "{out}/result.json"),
+    *("quantize", "{in}/model.onnx", "-o", "{out}/q.onnx", "--data", "{in}/data.npz", "--samples", "8", "--no-speed"),
+    *("--save-statistics", "{out}/statistics.npz", "--json", "{out}/result.json"),
 )
-MORE = ((), ("--external-data",))
+MORE = ((), ("--external-data",), ("--external-data", "--report", "{out}/report"))
 VARYING = frozenset({"result.json", "report/report.json", "report/report.html", "report/summary.json"})
 """Outputs that hold times, and are whole where they can be parsed."""
 
 DISK = 1 << 20
-ABORTING = """
-import os, random, sys
-import onnxruntime
-real, left = onnxruntime.InferenceSession, int(sys.argv.pop(1))
-class Session:
-    def __init__(self, *given, **named):
-        self.real = real(*given, **named)
-    def run(self, *given, **named):
-        global left
-        left -= 1
-        if left < 0:
-            os.abort()
-        return self.real.run(*given, **named)
-    def __getattr__(self, name):
-        return getattr(self.real, name)
-onnxruntime.InferenceSession = Session
-from quantonnx.program import main
-main()
-"""
+LONGEST = 120.0
+"""Seconds after which a run hangs."""
+
+FOREIGN = frozenset({".ses"})
+"""What ONNX Runtime itself puts into the folder of temporary files."""
 
 
 @dataclass
@@ -74,19 +66,96 @@ class Place:
         return self.root / "out"
 
     def arguments(self, more: Sequence[str] = ()) -> list[str]:
-        filled = [word.replace("{in}", str(self.root / "in")).replace("{out}", str(self.out)) for word in self.command]
-        return [*filled, *more]
+        words = (*self.command, *more)
+        return [word.replace("{in}", str(self.root / "in")).replace("{out}", str(self.out)) for word in words]
 
-    def start(self, more: Sequence[str], *, aborting: int | None = None, limit: int = 0) -> subprocess.Popen[str]:
-        program = ["-m", "quantonnx.program"] if aborting is None else ["-c", ABORTING, str(aborting)]
-        return subprocess.Popen(
-            [sys.executable, *program, *self.arguments(more)],
-            env=os.environ | {"TMPDIR": str(self.root / "tmp"), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=(lambda: small_files(limit)) if limit else None,
-        )
+    def start(self, more: Sequence[str], *, aborting: int | None = None, limit: int = 0) -> Running:
+        """Starts the command in a fork of this process, which has imported everything already."""
+        return Running(lambda: run_here(self.arguments(more), aborting, limit), self.root / "tmp")
+
+
+class Running:
+    """A process that runs a function; what it prints is kept."""
+
+    def __init__(self, function: Callable[[], None], temporary: Path) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # as long as this object
+        self._status: int | None = None
+        self.number = os.fork()
+        if self.number:
+            return
+        try:
+            os.dup2(self._output.fileno(), 1)
+            os.dup2(self._output.fileno(), 2)
+            sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", errors="replace") for number in (1, 2))
+            os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+            function()
+        except SystemExit as ended:
+            _leave(int(ended.code or 0))
+        except BaseException:
+            traceback.print_exc()
+        _leave(70)
+
+    def wait(self, seconds: float) -> bool:
+        """Waits that long, or until the process has ended, which it returns."""
+        until = time.perf_counter() + seconds
+        while self._status is None:
+            ended, status = os.waitpid(self.number, os.WNOHANG)
+            if ended:
+                self._status = status
+            elif time.perf_counter() > until:
+                return False
+            else:
+                time.sleep(0.002)
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        if self._status is None:
+            os.kill(self.number, number)
+
+    def end(self) -> tuple[int, str]:
+        """Returns its exit code, negative for a signal, and what it printed; one that hangs is an error."""
+        if not self.wait(LONGEST):
+            self.send(signal.SIGKILL)
+            raise RuntimeError("a run hangs")
+        self._output.seek(0)
+        return os.waitstatus_to_exitcode(self._status or 0), self._output.read().decode(errors="replace")
+
+
+def _leave(code: int) -> None:
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def run_here(arguments: Sequence[str], aborting: int | None, limit: int) -> None:
+    """Runs the program in this process; after `aborting` runs of a model, the runtime ends it."""
+    if limit:
+        small_files(limit)
+    if aborting is not None:
+        Aborting.left = aborting
+        onnxruntime.InferenceSession = Aborting
+    sys.argv[1:] = arguments
+    program.main()
+
+
+class Aborting:
+    """A session that ends the process at one of its runs."""
+
+    left = 0
+    real = onnxruntime.InferenceSession
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self._session = Aborting.real(*given, **named)
+
+    def run(self, *given: Any, **named: Any) -> Any:
+        Aborting.left -= 1
+        if Aborting.left < 0:
+            os.abort()
+        return self._session.run(*given, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def small_files(limit: int) -> None:
@@ -104,20 +173,16 @@ def contents(folder: Path) -> dict[str, str]:
 def stop_by(number: signal.Signals) -> Callable[[Place, Sequence[str], float, random.Random], tuple[int, str]]:
     def stop(place: Place, more: Sequence[str], longest: float, chance: random.Random) -> tuple[int, str]:
         process = place.start(more)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(0, longest))
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        return process.returncode, errors
+        process.wait(chance.uniform(0, longest))
+        process.send(number)
+        return process.end()
 
     return stop
 
 
 def abort(place: Place, more: Sequence[str], longest: float, chance: random.Random) -> tuple[int, str]:
     """The runtime ends the process."""
-    process = place.start(more, aborting=chance.randrange(120))
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
+    return place.start(more, aborting=chance.randrange(60)).end()
 
 
 def fill(place: Place, more: Sequence[str], longest: float, chance: random.Random) -> tuple[int, str]:
@@ -126,14 +191,13 @@ def fill(place: Place, more: Sequence[str], longest: float, chance: random.Rando
     mounted = not subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={limit}", "tmpfs", str(place.out)], check=False, capture_output=True
     ).returncode
-    process = place.start(more, limit=0 if mounted else limit)
-    _, errors = process.communicate(timeout=60)
+    ended = place.start(more, limit=0 if mounted else limit).end()
     if mounted:
         with tempfile.TemporaryDirectory() as aside:
             shutil.copytree(place.out, aside, dirs_exist_ok=True)
             subprocess.run(["umount", str(place.out)], check=True)
             shutil.copytree(aside, place.out, dirs_exist_ok=True)
-    return process.returncode, errors
+    return ended
 
 
 def lose(place: Place, more: Sequence[str], longest: float, chance: random.Random) -> tuple[int, str]:
@@ -141,12 +205,11 @@ def lose(place: Place, more: Sequence[str], longest: float, chance: random.Rando
     data = place.root / "in" / "data.npz"
     kept = data.read_bytes()
     process = place.start(more)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(chance.uniform(0, longest))
+    process.wait(chance.uniform(0, longest))
     os.truncate(data, chance.randrange(len(kept)))
-    _, errors = process.communicate(timeout=60)
+    ended = process.end()
     data.write_bytes(kept)
-    return process.returncode, errors
+    return ended
 
 
 FAULTS: Mapping[str, Callable[[Place, Sequence[str], float, random.Random], tuple[int, str]]] = {
@@ -178,7 +241,7 @@ def violations(name: str, place: Place, ended: tuple[int, str], whole: Mapping[s
         yield f"exit code {code}: {errors[-300:]!r}"
     if "Traceback" in errors:
         yield f"a traceback: {errors[-300:]!r}"
-    if litter := sorted(set(found) - set(whole)) + sorted(contents(place.root / "tmp")):
+    if litter := sorted(set(found) - set(whole)) + sorted(set(contents(place.root / "tmp")) - FOREIGN):
         yield f"left behind: {litter}"
 
 
@@ -192,10 +255,9 @@ def is_whole(path: Path, name: str, digest: str, whole: Mapping[str, str]) -> bo
 
 def completed(place: Place, more: Sequence[str], whole: Mapping[str, str]) -> Iterator[str]:
     """Runs to the end, and yields what that does not mend."""
-    process = place.start([*more, "--force"])
-    _, errors = process.communicate(timeout=120)
-    if process.returncode:
-        yield f"the next run ended with {process.returncode}: {errors[-300:]!r}"
+    code, errors = place.start([*more, "--force"]).end()
+    if code:
+        yield f"the next run ended with {code}: {errors[-300:]!r}"
         return
     found = contents(place.out)
     if set(found) != set(whole):
@@ -237,9 +299,8 @@ class Clean:
 def undisturbed(root: Path, command: Sequence[str], more: Sequence[str]) -> Clean:
     place = prepared(root, command)
     started = time.perf_counter()
-    process = place.start(more)
-    _, errors = process.communicate()
-    if process.returncode:
+    code, errors = place.start(more).end()
+    if code:
         raise RuntimeError(errors)
     return Clean(place.out, contents(place.out), time.perf_counter() - started)
 
@@ -262,6 +323,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--command", nargs=argparse.REMAINDER, help="another command line; must be the last option")
     options = parser.parse_args()
+    warm()
     command, variants = (options.command, [()]) if options.command else (COMMAND, MORE)
     counts: Counter[tuple[str, bool]] = Counter()
     for index, (name, wrong) in enumerate(stress(options.count, options.faults, command, variants, options.seed)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, NodeProto
@@ -32,4 +33,5 @@ def _kinds(op: str, opset: int) -> Mapping[str, int]:
         schema = onnx.defs.get_schema(op, opset, "")
     except Exception:  # an operator, or a version, that onnx does not know
         return {}
-    return {name: int(attribute.type) for name, attribute in schema.attributes.items()}
+    attributes: Mapping[str, Any] = schema.attributes  # onnx's stubs do not say that a type is a number
+    return {name: int(attribute.type) for name, attribute in attributes.items()}
