@@ -27,6 +27,7 @@ from robustness import KINDS, difference, examples, run
 
 import quantonnx as qx
 from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.insertion import refuse_quantized
 
 COMMANDS = ("inspect", "plan", "transform", "quantize", "check")
 RECORD = "record.jsonl"
@@ -91,9 +92,17 @@ def compared(subject: Subject, transformed: Path) -> str:
     if any(difference(*pair) for pair in zip(first, second, strict=True)):
         return "random"
     if not transformed.is_file():
-        return "refused, and the model runs"
+        return "quantized" if is_quantized(subject.path) else "refused, and the model runs"
     after = run(transformed, feed)  # type: ignore[arg-type]
     return next(filter(None, (difference(*pair) for pair in zip(after, first, strict=True))), "same")
+
+
+def is_quantized(path: Path) -> bool:
+    try:
+        refuse_quantized(qx.Model.read(path), path.name)
+    except qx.ModelError:
+        return True
+    return False
 
 
 def random_feed(path: Path) -> Feed:
@@ -108,7 +117,7 @@ def outcomes(subject: Subject, ending: Ending, out: Path) -> Iterator[tuple[str,
     broken = [line for line in errors if "error: unexpected" in line]
     for record in records:
         if record["command"] == "compare":
-            fine = record["said"] in ("same", "not runnable", "random")
+            fine = record["said"] in ("same", "not runnable", "random", "quantized")
             yield "result", record["said"] if fine else "FAILED", "" if fine else record["said"]
         else:
             yield record["command"], "refused" if record["code"] == 2 else "done", ""

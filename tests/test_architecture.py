@@ -23,6 +23,8 @@ ORDER = [
     "version",
     "memory",
     "model_files",
+    "placing",
+    "attribute_kinds",
     "printable",
     "collecting",
     "rounding",
@@ -113,6 +115,7 @@ ORDER = [
     "batch",
     "commands",
     "cli",
+    "program",
 ]
 
 
