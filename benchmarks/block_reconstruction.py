@@ -5,9 +5,10 @@ r"""What block-wise reconstruction (BRECQ) would add to AdaRound: a prototype, t
 
 Starts from the codes of the recipe's `adaround` and looks for others under which each block (what stands between narrow
 places of the network) comes nearer to the float block's outputs, its inputs being those of the blocks before as they
-now are. `gradient` is Adam on rounding variables, as in the paper (Li et al., "BRECQ: Pushing the Limit of Post-Training
-Quantization by Block Reconstruction", ICLR 2021); `descent` takes Gauss-Newton steps of one layer after the other on
-the error of the block, and rounds each by AdaRound's descent. No block becomes worse on the samples. Needs PyTorch.
+now are. `gradient` is Adam on rounding variables, as in the paper (Li et al., "BRECQ: Pushing the Limit of
+Post-Training Quantization by Block Reconstruction", ICLR 2021); `descent` takes Gauss-Newton steps of one layer after
+the other on the error of the block, and rounds each by AdaRound's descent. What would make a block worse on the samples
+is not taken. Needs PyTorch.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch.nn import functional
 from weight_rounding import Feed, accuracy, outputs, session
 
 import quantonnx as qx
@@ -74,12 +75,10 @@ def computed(node: onnx.NodeProto, read: list[torch.Tensor]) -> torch.Tensor:
     x = read[0]
     match node.op_type:
         case "Conv":
-            pads = attrs.get("pads", [0] * 4)
-            return F.conv2d(
-                x, *read[1:], stride=attrs.get("strides", 1), padding=pads[:2], groups=attrs.get("group", 1)
-            )
+            pads, strides = attrs.get("pads", [0] * 4)[:2], attrs.get("strides", 1)
+            return functional.conv2d(x, *read[1:], stride=strides, padding=pads, groups=attrs.get("group", 1))
         case "Gemm":
-            return F.linear(x, read[1] if attrs.get("transB") else read[1].T, *read[2:])
+            return functional.linear(x, read[1] if attrs.get("transB") else read[1].T, *read[2:])
         case "Clip":
             return x.clamp(float(read[1]), float(read[2]))
         case "HardSigmoid":
@@ -88,7 +87,9 @@ def computed(node: onnx.NodeProto, read: list[torch.Tensor]) -> torch.Tensor:
             return x.mean((2, 3), keepdim=True)
         case "Add" | "Mul":
             return x + read[1] if node.op_type == "Add" else x * read[1]
-    return {"Relu": torch.relu, "HardSwish": F.hardswish, "Flatten": lambda value: value.flatten(1)}[node.op_type](x)
+    return {"Relu": torch.relu, "HardSwish": functional.hardswish, "Flatten": lambda value: value.flatten(1)}[
+        node.op_type
+    ](x)
 
 
 def blocks_of(graph: onnx.GraphProto) -> Iterator[Block]:
@@ -109,7 +110,8 @@ class Reconstruction:
     """The constants as AdaRound left them, and as they become."""
 
     def __init__(self, quantized: QuantizedModel, arguments: argparse.Namespace) -> None:
-        assert quantized.reference is not None and quantized.parameters is not None
+        assert quantized.reference is not None
+        assert quantized.parameters is not None
         self.quantized, self.arguments = quantized, arguments
         self.floats = constants_of(quantized.reference.to_proto())
         self.now = constants_of(quantized.model.to_proto())
@@ -153,10 +155,8 @@ class Reconstruction:
             if values is None:
                 continue
             change = layer.matrix(values.astype(np.float64)) - weight
-            bias = (
-                self.now[node.input[2]].numpy()
-                - (share * bias_pull / curve + change @ moments.mean[:, :, None]).ravel()
-            )
+            shift = share * bias_pull / curve + change @ moments.mean[:, :, None]
+            bias = self.now[node.input[2]].numpy() - shift.ravel()
             trial = {node.input[1]: torch.from_numpy(values), node.input[2]: torch.from_numpy(bias.astype(np.float32))}
             if block.error(source, aim, self.now | trial) < least:
                 self.now |= trial
@@ -173,7 +173,8 @@ class Reconstruction:
             values = block.run(part, self.now | own)
             found, inner = values[block.result], values[node.output[0]]
             missed = (found - expected).detach()
-            for total, each in zip(slopes, torch.autograd.grad(found, own.values(), missed, retain_graph=True)):
+            each_slope = torch.autograd.grad(found, own.values(), missed, retain_graph=True)
+            for total, each in zip(slopes, each_slope, strict=True):
                 total += each.numpy()
             signs = torch.randint(0, 2, found.shape) * 2.0 - 1
             (slope,) = torch.autograd.grad(found, inner, signs)
@@ -188,11 +189,10 @@ class Reconstruction:
         rounding = {node.input[1]: Rounding(self, node) for node in chosen}
         if not rounding:
             return
-        biases = {
-            node.input[2]: self.now[node.input[2]].clone().requires_grad_() for node in chosen if len(node.input) > 2
-        }
+        names = [node.input[2] for node in chosen if len(node.input) > 2]
+        biases = {name: self.now[name].clone().requires_grad_() for name in names}
         groups = [{"params": [each.hidden], "lr": self.arguments.rate} for each in rounding.values()]
-        groups += [{"params": [each], "lr": 1e-3 * float(each.std())} for each in biases.values()]
+        groups += [{"params": [each], "lr": 1e-3 * float(each.detach().std())} for each in biases.values()]
         adam, count = torch.optim.Adam(groups), sum(each.hidden.numel() for each in rounding.values())
         usual = (block.whole(source, self.now) - aim).square().mean()
         for iteration in range(self.arguments.iterations):
