@@ -1,7 +1,7 @@
 r"""What block-wise reconstruction (BRECQ) would add to AdaRound: a prototype, to see whether it is worth building.
 
     python benchmarks/block_reconstruction.py MODEL.onnx CALIBRATION.npz EVALUATION.npz [--preset w4a8] \
-        [--search descent gradient] [--samples 64] [--rounds 1] [--iterations 500]
+        [--search gradient] [--samples 64] [--rounds 1] [--iterations 500]
 
 Starts from the codes of the recipe's `adaround` and looks for others under which each block (what stands between narrow
 places of the network) comes nearer to the float block's outputs, its inputs being those of the blocks before as they

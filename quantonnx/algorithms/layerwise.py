@@ -60,7 +60,8 @@ class Pace:
 
     `sequential`: a layer's inputs come from layers that are rounded already. `asymmetric`: it then aims at the outputs
     of the float network, not at its own float outputs on those inputs (Nagel et al., "Up or Down? Adaptive Rounding for
-    Post-Training Quantization", ICML 2020, section 3.5). `biases`: a bias takes up the mean error.
+    Post-Training Quantization", ICML 2020, section 3.5), as far as samples bear that out; see `aimed`. `biases`: a bias
+    takes up the mean error.
     """
 
     sequential: bool = True
