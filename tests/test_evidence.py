@@ -31,6 +31,8 @@ from quantonnx.evidence import (
     release,
     worst_site,
 )
+from quantonnx.evidence.collecting import subject_of
+from quantonnx.evidence.measuring import Survey
 from quantonnx.pattern import Edge
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
@@ -282,6 +284,28 @@ def test_memory_does_not_grow_with_samples() -> None:
 
     peak(4)
     assert peak(800) < peak(8) + 200_000  # the data has 3.2 MB
+
+
+def chain(layers: int) -> onnx.ModelProto:
+    weights = ", ".join(f"float[16,16] w{number}" for number in range(layers))
+    nodes = " ".join(f"h{n + 1} = MatMul (r{n}, w{n}) r{n + 1} = Relu (h{n + 1})" for n in range(1, layers))
+    nodes = f"h1 = MatMul (x, w0) r1 = Relu (h1) {nodes}"
+    return parse(f"chain (float[N,16] x) => (float[N,16] r{layers}) <{weights}> {{ {nodes} }}")
+
+
+def most_waiting(model: qx.Model) -> int:
+    """The most nodes that have all that they read, something computed among it, while others still run before them."""
+    nodes = list(model.graph.nodes)
+    places = {value.name: at for at, node in enumerate(nodes) for value in node.outputs}
+    given = [[places[value.name] for value in node.inputs if value.name in places] for node in nodes]
+    return max(sum(max(given[late], default=late) < at for late in range(at, len(nodes))) for at in range(len(nodes)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_measures_stand_near_what_they_measure(target: str) -> None:
+    """ONNX Runtime's time to load a model grows with the nodes that could run and wait, its memory with values held."""
+    few, many = (most_waiting(Survey(subject_of(quantized(target, chain(n)))).model) for n in (3, 12))
+    assert many <= few + 2
 
 
 def test_weights_that_do_not_fit_beside_the_float_ones_take_more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
