@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from models import parse
 
 from quantonnx import QuantConfig, calibrate, cli, demo, insert_qdq, transform
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.decisions import OF_ALGORITHMS, Decider, Decision
 from quantonnx.errors import OutputError
 from quantonnx.evidence import Evidence, collect_evidence
 from quantonnx.preparation import Feeding
@@ -212,6 +214,15 @@ def test_steps_of_a_recipe_are_told_apart() -> None:
     assert {change.node for change in changed if change.step == "smooth_quant"} == {"project"}
     assert {change.node for change in changed if change.step == "equalize"} >= {"first", "second"}
     assert any(change.step == "bias_correction" and change.moved > 0 for change in changed)
+
+
+@pytest.mark.parametrize("decider", sorted(OF_ALGORITHMS, key=lambda decider: decider.name))
+def test_whatever_an_algorithm_tells_is_told_once(decider: Decider) -> None:
+    _, calibrated = quantized()
+    config = QuantConfig(recipe=["equalize", "absorb_biases", "smooth_quant", "scale_inputs", "awq"])
+    told = replace(calibrated, decisions=(Decision("r1", "because", decider),), config=config)
+    notes = [note for step in gather_facts(told).recipe for note in step.told]
+    assert notes == [("r1", "because")]
 
 
 def test_layers_whose_codes_were_chosen_are_told() -> None:

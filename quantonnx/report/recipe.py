@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from quantonnx.decisions import Decider
+from quantonnx.decisions import OF_ALGORITHMS, Decider
 from quantonnx.placement import Placement
 from quantonnx.preparation import DECIDERS, Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
 from quantonnx.report.changes import Before, Change, changes
 from quantonnx.report.facts import StepFacts
 
-_CALIBRATION = frozenset({Decider.METHOD, Decider.STATISTICS, Decider.SHIFTS, Decider.CODES})
+_CALIBRATION = OF_ALGORITHMS.difference(DECIDERS.values())
+"""What is told of algorithms, and not by a step that comes before calibration."""
 
 
 def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
