@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.calibration.loading import open_session
+from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.errors import DataError
 from quantonnx.model import Model
 
@@ -79,7 +79,7 @@ class Comparison:
 def compare(
     float_source: Source,
     quantized_source: Source,
-    samples: Iterable[Feed],
+    samples: Any,
     labels: Array | None = None,
     *,
     limit: int | None = None,
@@ -88,17 +88,19 @@ def compare(
 ) -> Comparison:
     """Runs both models on the same feeds and returns how near the second is to the first.
 
-    `labels` are class numbers [N], or booleans [N, classes] of the classes that count as right. `limit` stops after so
-    many feeds; `threads` are those of each model, half of the processor by default, since both run at once. Raises
-    DataError where there are no samples, or where the models or labels do not belong together.
+    `samples` is what `open_samples` takes, `limit` how many of them are used. `labels` are class numbers [N], or
+    booleans [N, classes] of the classes that count as right; by default those kept beside the data. `threads` are those
+    of each model, half of the processor by default, since both run at once. Raises DataError where there are no
+    samples, or where the models or labels do not belong together.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
     sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
     pairs = _pairs_of_outputs(*sessions)
-    tally = Tally([name for name, _ in pairs], labels)
-    total = _length(samples)
+    stream = open_samples(samples, input_specs(Model.read(float_source)), limit=limit)
+    tally = Tally([name for name, _ in pairs], stream.labels if labels is None else labels)
+    total = _length(stream)
     with ThreadPoolExecutor(1) as beside:
-        for feed in islice(samples, limit):
+        for feed in stream:
             waiting = beside.submit(run_sample, sessions[0], [name for name, _ in pairs], feed, tally.samples)
             rough = run_sample(sessions[1], [name for _, name in pairs], feed, tally.samples)
             tally.add(waiting.result(), rough, batch_of(feed))
