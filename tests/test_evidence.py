@@ -33,6 +33,7 @@ from quantonnx.evidence import (
 )
 from quantonnx.evidence.collecting import subject_of
 from quantonnx.evidence.measuring import Survey
+from quantonnx.evidence.ranking import affordable
 from quantonnx.pattern import Edge
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
@@ -182,8 +183,9 @@ def test_every_pair_and_weight_is_there(target: str) -> None:
     expected = {site.tensor for site in model.sites}
     assert {site.tensor for site in found.sites} == expected
     assert {name for group in found.groups for name in group.sites} == expected
-    relative = [group.isolated.relative for group in found.groups]
-    assert relative == sorted(relative, reverse=True)
+    effects = [group.effect for group in found.groups]
+    assert effects == sorted(effects, reverse=True)
+    assert effects == [group.at_output.relative for group in found.groups if group.at_output is not None]
     assert sum(group.share for group in found.groups) == pytest.approx(1)
     assert json.dumps(found.to_dict())
 
@@ -228,6 +230,77 @@ def test_a_weight_with_one_huge_channel_is_the_worst_of_weights(target: str) -> 
     assert found.groups[0].isolated.sqnr_db < found.groups[1].isolated.sqnr_db - 6
     assert found.groups[0].blame["w2"] > 0.9
     assert "per_channel" in advice(found, found.groups[0])
+
+
+BRANCHED = """
+    branched (float[N,16] x) => (float[N,16] y)
+    <float[16,16] w0, float[16] b0, float[16,16] w1, float[16] b1, float[16,16] w2, float[16] b2> {
+        a0 = MatMul (x, w0)
+        h0 = Add (a0, b0)
+        a1 = MatMul (h0, w1)
+        h1 = Add (a1, b1)
+        r1 = Relu (h1)
+        a2 = MatMul (r1, w2)
+        h2 = Add (a2, b2)
+        y = Add (h2, h0)
+    }
+"""
+
+
+def branched() -> onnx.ModelProto:
+    """A branch with rough weights adds next to nothing to a trunk that is quantized well."""
+    proto = parse(BRANCHED)
+    for item in proto.graph.initializer:
+        values = numpy_helper.to_array(item).copy()
+        if item.name == "w2":
+            values *= 1e-3
+            values[3, 5] = 0.1  # one scale for all: the other weights have few codes
+        if item.name == "b2":
+            values *= 1e-3
+        item.CopyFrom(numpy_helper.from_array(values, item.name))
+    return proto
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_groups_are_ranked_by_what_they_do_to_the_outputs(target: str) -> None:
+    config = QuantConfig(keep_slow=True, weight={"per_channel": False}, recipe=[])
+    model = quantized(target, branched(), config)
+    found = collect_evidence(model, ROWS)
+    assert found.ranked_by == "what each alone does to the outputs, on 8 samples"
+    rough, worst = (next(g for g in found.groups if g.tensor == name) for name in ("h2", "h0"))
+    assert rough.isolated.sqnr_db < worst.isolated.sqnr_db - 6
+    assert found.groups.index(worst) < found.groups.index(rough)
+    assert worst.share > 5 * rough.share
+    assert "h2" not in advice(found, found.groups[0])
+
+
+def test_effects_that_are_not_measured_are_predicted() -> None:
+    model = quantized("tensorrt", parse(LAYERS))
+    none, one, every = (collect_evidence(model, ROWS, at_outputs=count) for count in (0, 1, 4))
+    assert "expected" in none.ranked_by
+    assert "1 measured on 32 samples" in one.ranked_by
+    assert every.ranked_by == "what each alone does to the outputs, on 32 samples"
+    assert [len(group.at_outputs) for group in none.groups] == [0] * 4
+    for found in (none, one):
+        effects = {group.tensor: group.effect for group in every.groups}
+        assert all(effects[g.tensor] / 4 < g.effect < 4 * effects[g.tensor] for g in found.groups)
+
+
+def test_the_look_at_effects_is_bounded() -> None:
+    group = GroupEvidence("g", "Conv", ("g",), "g", Errors(), Errors())
+    assert affordable([group] * 20, 100) == (20, 8)
+    assert affordable([replace(group, macs=10**7)] * 40, 100) == (40, 8)
+    many, samples = affordable([group] * 5000, 10000)
+    assert (many, samples) == (6, 8)
+    heavy, samples = affordable([replace(group, macs=10**9)] * 100, 100)
+    assert 0 < heavy < 10
+    assert samples == 2
+
+
+def test_samples_that_can_be_read_once_are_enough() -> None:
+    found = collect_evidence(quantized("tensorrt", parse(LAYERS)), iter(ROWS))
+    assert found.passes == 1
+    assert all(group.at_outputs for group in found.groups)
 
 
 def test_a_narrow_range_shows_as_clipping() -> None:
@@ -479,9 +552,10 @@ def test_the_command_ranks_and_says_what_to_do(files: tuple[Path, Path, Path], t
         "compare", float_file, file, "--data", data, "--layers", "--at-outputs", 2, "--top", 3, "--json", out
     )
     layers = json.loads(out.read_text())["layers"]
-    levels = [group["isolated"]["sqnr_db"] for group in layers["groups"]]
-    assert levels == sorted(levels)
-    assert len(layers["groups"][0]["at_outputs"]) == 1
+    effects = [group["effect"] for group in layers["groups"]]
+    assert effects == sorted(effects, reverse=True)
+    assert sorted(len(group["at_outputs"]) for group in layers["groups"]) == [0, 0, 1, 1]
+    assert layers["ranked_by"] == "what each alone does to the outputs: 2 measured on 32 samples, the others predicted"
     assert layers["samples"] == 32
     assert "(3 of 4" in shown
     last = shown.strip().splitlines()[-1]

@@ -42,7 +42,7 @@ def compare_layers(
     samples: Any,
     *,
     target: str | Path | Target | None = None,
-    at_outputs: int = 0,
+    at_outputs: int | None = None,
     blame: int = 0,
     limit: int | None = None,
     threads: int | None = None,

@@ -113,9 +113,10 @@ class GroupEvidence:
     released. `isolated` is the error of that value where only this group is quantized and everything
     before it is float; `accumulated` that in the quantized model; `at_outputs` that of each model output where only
     this group is quantized, and `blame`, by tensor, the share of the isolated noise that would go with that one of its
-    pairs or constants: both for the groups for which they were asked. `share` is the part of this group in the sum of
-    all isolated relative noise. `macs` are its multiply-accumulates, `float_us` and `integer_us` the times that the
-    target's cost model expects, None where it has none.
+    pairs or constants: both for the groups for which they were measured. `effect` is the noise at the worst output over
+    its signal, predicted where it was not measured, and `share` its part in the sum of those of all groups. `macs` are
+    its multiply-accumulates, `float_us` and `integer_us` the times that the target's cost model expects, None where it
+    has none.
     """
 
     name: str
@@ -126,6 +127,7 @@ class GroupEvidence:
     accumulated: Errors
     sites: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    effect: float = 0.0
     share: float = 0.0
     macs: int = 0
     float_us: float | None = None
@@ -150,8 +152,8 @@ class GroupEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a quantized model loses accuracy: groups and sites worst first by isolated error (biases
-    last, since correction moves them on purpose), and its outputs.
+    """Where a quantized model loses accuracy: groups, worst first by what `ranked_by` says, sites by their own error
+    (biases last, since correction moves them on purpose), and its outputs.
 
     `outputs` are the errors of the whole quantized model, `samples` the number that was seen, `passes` how often the
     data was read, `notes` what could not be measured, and why.
@@ -163,12 +165,14 @@ class Evidence:
     samples: int
     passes: int = 1
     notes: tuple[str, ...] = ()
+    ranked_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON has it, in the same order."""
         return {
             "samples": self.samples,
             "passes": self.passes,
+            "ranked_by": self.ranked_by,
             "outputs": {name: errors.to_dict() for name, errors in self.outputs.items()},
             "groups": [group.to_dict() for group in self.groups],
             "sites": [site.to_dict() for site in self.sites],
