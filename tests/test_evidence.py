@@ -202,6 +202,19 @@ def weight(name: str) -> np.ndarray:
     return next(numpy_helper.to_array(item) for item in parse(LAYERS).graph.initializer if item.name == name).copy()
 
 
+def test_groups_tell_where_they_stand() -> None:
+    found = collect_evidence(quantized("tensorrt", parse(LAYERS)), ROWS, at_outputs=0)
+    assert [group.tensor for group in sorted(found.groups, key=lambda group: group.place)] == ["r0", "r1", "r2", "y"]
+
+
+def test_used_codes_are_those_of_the_format_and_not_of_the_type_that_stores_it() -> None:
+    config = QuantConfig(keep_slow=True, weight={"n_bits": 4, "per_channel": True})
+    model = quantized("onnxruntime", parse(LAYERS), config)
+    used = [site.code_range_used for site in collect_evidence(model, ROWS).sites if site.role == "weight"]
+    assert len(used) == 4
+    assert all(0.6 < share <= 1 for share in used)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_reader_of_an_outlier_is_the_worst_group(target: str) -> None:
     bias, matrix = weight("b1"), weight("w2")

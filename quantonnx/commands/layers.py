@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantonnx.commands.reporting import check_report_folder
+from quantonnx.commands.reporting import BLAMED, check_report_folder
 from quantonnx.commands.running import Run
 from quantonnx.errors import ConfigError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _PANEL = "Layers"
 _SHOWN = 10
-_BLAMED = 8  # in one pass
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, option
             samples,
             target=options.target,
             at_outputs=options.at_outputs,
-            blame=max(options.at_outputs or 0, _BLAMED),
+            blame=max(options.at_outputs or 0, BLAMED),
             progress=stage.report,
         )
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
@@ -162,7 +161,7 @@ def _sites_table(found: Evidence, most: int) -> Table:
             site.tensor,
             site.role,
             site.format,
-            _decibels(site.errors),
+            "–" if site.role == "bias" else _decibels(site.errors),  # correction changes it on purpose
             f"{100 * site.clipped:.3g} %",
             percent(site.clipping),
             percent(site.code_range_used),

@@ -91,7 +91,7 @@ def measure(
     blamed = look_closer(subject, (), [group.tensor for group in groups[:blame]], partial(run, samples=stream))
     return Evidence(
         tuple(_with_blame(group, blamed) for group in groups),
-        _sorted_sites([*found.sites, *constant_sites(subject.grafter())]),
+        _sorted_sites([*found.sites, *constant_sites(subject.grafter(), subject.sites)]),
         found.outputs,
         found.samples,
         passes=found.passes + blamed.passes + (effects.passes if look is stream else 0),

@@ -75,7 +75,7 @@ def subject_of_files(
     chosen = target or told.get("target")
     if chosen is None:
         return Subject(exact, quantized, ()), notes
-    config = _config(told)
+    config = config_of(told)
     fused = transform(exact, target=_known(chosen))
     placed = insert_qdq(fused.model, fused.matches, config)
     model, placement = _equalized(placed)
@@ -119,8 +119,8 @@ def _known(target: str | Path | Target) -> Target:
         raise TargetError(f"the file was made for {str(target)!r}: {error.message}", "give --target FILE.py") from error
 
 
-def _config(told: dict[str, str]) -> QuantConfig:
-    """The configuration that a file was made with, as far as this version knows it."""
+def config_of(told: dict[str, str]) -> QuantConfig:
+    """Returns the configuration that a file was made with, as far as this version knows it."""
     try:
         return QuantConfig(**json.loads(told.get("config", "{}")))
     except Exception:  # of another version: positions of pairs are read from the file all the same

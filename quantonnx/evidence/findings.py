@@ -108,7 +108,8 @@ class SiteEvidence:
 class GroupEvidence:
     """What quantizing one group does: one match of a pattern, which the target runs as one kernel.
 
-    `name` is what `exclude` takes to leave it in float, `tensor` the value that it gives, `sites` the tensors whose
+    `name` is what `exclude` takes to leave it in float, `tensor` the value that it gives, `place` its position in the
+    float graph, `sites` the tensors whose
     pairs it reads or gives, `kept` those of them whose pairs stay, for the sake of other groups, where only this one is
     released. `isolated` is the error of that value where only this group is quantized and everything
     before it is float; `accumulated` that in the quantized model; `at_outputs` that of each model output where only
@@ -129,6 +130,7 @@ class GroupEvidence:
     kept: tuple[str, ...] = ()
     effect: float = 0.0
     share: float = 0.0
+    place: int = 0
     macs: int = 0
     float_us: float | None = None
     integer_us: float | None = None
