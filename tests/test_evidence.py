@@ -328,7 +328,7 @@ def test_a_narrow_range_shows_as_clipping() -> None:
     assert site.range == (0, pytest.approx(2.55))
     assert site.seen == (0, pytest.approx(values.max()))
     assert found.sites[0].tensor == "r1"
-    assert "clipping" in advice(found, found.groups[0])
+    assert "is clipped" in advice(found, found.groups[0])
 
 
 def test_the_used_codes_of_a_wide_range_are_few() -> None:

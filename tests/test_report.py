@@ -318,7 +318,9 @@ def test_compare_writes_a_report_of_two_files(tmp_path: Path, capsys: pytest.Cap
     assert written["evidence"]["samples"] == 6
     assert [step["name"] for step in written["recipe"]] == ["scale_inputs", "calibration", "bias_correction"]
     assert all(group["blame"] for group in written["evidence"]["groups"])
-    assert capsys.readouterr().out.strip().splitlines()[-3:] == written["highlights"]
+    shown = capsys.readouterr().out.strip()
+    assert shown.splitlines()[-3:] == written["highlights"]
+    assert shown.count("--exclude") == written["highlights"][2].count("--exclude")
 
 
 def test_an_unusable_folder_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,8 @@ def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, option
         run.note(f"note: {note}")
     most = max(len(found.groups), len(found.sites)) if run.verbose else options.top or _SHOWN
     run.show("", _groups_table(found, most), "", _sites_table(found, most), "")
-    run.show_text(last_line(found))
+    if options.report is None:  # which ends with lines that say it too
+        run.show_text(last_line(found))
     return found
 
 
@@ -171,7 +172,7 @@ def _sites_table(found: Evidence, most: int) -> Table:
         for site in found.sites[:most]
     ]
     columns = ("tensor", "role", "format", "SQNR dB", "clipped", "noise by clipping", "codes used", "values", "range")
-    title = _title("Pairs and weights by their own error", len(rows), len(found.sites))
+    title = _title("Pairs and weights by their own error, whatever it does to the outputs", len(rows), len(found.sites))
     return table(title, *columns, rows=rows, numbers=range(3, 9))
 
 
