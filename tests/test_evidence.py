@@ -452,6 +452,47 @@ def test_equalization_is_done_again_for_files(target: str) -> None:
         assert second.isolated.noise == pytest.approx(first.isolated.noise, rel=1e-3)
 
 
+POST_NORM = """
+    after (float[N,6,16] x) => (float[N,6,16] z) <float[16] g, float[16] b, float[16,48] w1, float[48,16] w2> {
+        n = LayerNormalization <axis = -1> (x, g, b)
+        h = MatMul (n, w1)
+        r = Relu (h)
+        y = MatMul (r, w2)
+        z = Add (y, n)
+    }
+"""
+PRE_NORM = """
+    before (float[N,6,16] x) => (float[N,6,48] y) <float[16] g, float[16] b, float[16,48] w1> {
+        n = LayerNormalization <axis = -1> (x, g, b)
+        y = MatMul (n, w1)
+    }
+"""
+
+
+@pytest.mark.parametrize("text", [POST_NORM, PRE_NORM], ids=["by a Mul", "at its norm"])
+def test_inputs_are_scaled_again_for_files(text: str) -> None:
+    proto, samples = parse(text, opset=17), feeds("x", 6, 16)
+    for item in proto.graph.initializer:
+        values = numpy_helper.to_array(item).copy()
+        if item.name in ("g", "b"):
+            values[3] *= 100
+        elif item.name == "w1":
+            values[3] /= 100
+        item.CopyFrom(numpy_helper.from_array(values, item.name))
+    model = qx.quantize(proto, samples, target="onnxruntime", config=QuantConfig(keep_slow=True))
+    assert any("channels are scaled" in decision.reason for decision in model.decisions)
+    own, read = collect_evidence(model, samples), compare_layers(proto, model.to_onnx().SerializeToString(), samples)
+    assert [group.name for group in read.groups] == [group.name for group in own.groups]
+    for first, second in zip(own.groups, read.groups, strict=True):
+        assert second.isolated.noise == pytest.approx(first.isolated.noise, rel=2e-2)
+        assert first.at_output is not None
+        assert second.at_output is not None
+        assert second.at_output.noise == pytest.approx(first.at_output.noise, rel=2e-2)
+    expected = {(site.tensor, site.role): site.errors.sqnr_db for site in own.sites if site.role != "bias"}
+    found = {(site.tensor, site.role): site.errors.sqnr_db for site in read.sites if site.role != "bias"}
+    assert found == pytest.approx(expected, abs=0.1)
+
+
 def test_a_smoothed_file_says_what_it_is_compared_with() -> None:
     text = """
         normed (float[N,4,16] x) => (float[N,4,16] y) <float[16] scale, float[16] shift, float[16,16] w> {

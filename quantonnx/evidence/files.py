@@ -14,10 +14,11 @@ from quantonnx.evidence.collecting import measure
 from quantonnx.evidence.findings import Evidence
 from quantonnx.evidence.groups import matched_groups
 from quantonnx.evidence.measuring import Bench, Subject
+from quantonnx.evidence.rescaling import rescaled
 from quantonnx.inspecting import find_pairs
 from quantonnx.model import Model
-from quantonnx.placement import Placement
-from quantonnx.preparation import Feeding, prepared
+from quantonnx.placement import Placement, place
+from quantonnx.preparation import Feeding, prepared, steps_of
 from quantonnx.provenance import provenance
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.recalibration import float_view
@@ -79,6 +80,9 @@ def subject_of_files(
     fused = transform(exact, target=_known(chosen))
     placed = insert_qdq(fused.model, fused.matches, config)
     model, placement = _equalized(placed)
+    if any(step.name == "scale_inputs" for step in steps_of(config, placed.matches.target)):
+        model = rescaled(model, quantized)
+        placement = place(model, placed.matches, config)
     groups = matched_groups(model, placed.matches.resolve(model), placement.sites, placed.matches.target)
     if not any(step.name in _SCALING for step in config.steps):
         return Subject(model, quantized, groups, placement.sites), notes
