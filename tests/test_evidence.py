@@ -369,7 +369,7 @@ def test_memory_does_not_grow_with_samples() -> None:
         return size
 
     peak(4)
-    assert peak(800) < peak(8) + 200_000  # the data has 3.2 MB
+    assert peak(800) < peak(8) + 500_000  # the data has 3.2 MB
 
 
 def chain(layers: int) -> onnx.ModelProto:
