@@ -20,7 +20,7 @@ from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from quantonnx.calibration.cutting import Stage, reads_of
 from quantonnx.calibration.loading import first_line, load_session
-from quantonnx.calibration.spilling import Spill
+from quantonnx.calibration.spilling import Spill, on_disk
 from quantonnx.errors import DataError, ModelError
 from quantonnx.exporting import Document
 from quantonnx.model import Model
@@ -68,7 +68,8 @@ class StageModels:
         there are any, and `changed` other values of constants."""
         with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
             path = Path(folder) / "stage.onnx"
-            self._write(stage, path, examples, changed)
+            with on_disk(path):
+                self._write(stage, path, examples, changed)
             session = load(path)
         self._types |= {given.name: _type_of(given) for given in session.get_outputs()}
         return session

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quantonnx.commands.running import Run
+
+if TYPE_CHECKING:
+    from quantonnx.model import Model
 
 MemoryOption = Annotated[
     str | None,
@@ -29,6 +33,19 @@ def load(run: Run, path: Path, memory_limit: int | None = None) -> None:
     with run.stage("load", "load") as stage:
         parts = check_loads(path, memory_limit, bounded=file_size(path) > LARGEST_REARRANGED)
         stage.detail = "ONNX Runtime takes the file" + (f", in {parts} parts" if parts > 1 else "")
+
+
+def tell_parts(run: Run, model: Model, memory_limit: int | None) -> None:
+    """Says that a model is going to run in parts, and what it would take not to."""
+    from quantonnx.calibration.parts import in_one_piece
+    from quantonnx.memory import in_words, room
+
+    needed = 0 if memory_limit is None else in_one_piece(model)
+    if memory_limit is not None and needed > room(memory_limit):
+        run.note(
+            f"the model takes about {in_words(needed)} of memory in one piece: within {in_words(memory_limit)} it runs "
+            f"in parts, and activations wait in {tempfile.gettempdir()!r}"
+        )
 
 
 def fit_together(run: Run, exact: Path, rough: Path, memory_limit: int) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantonnx.commands.loading import MemoryOption, fit_together, load
+from quantonnx.commands.loading import MemoryOption, fit_together, load, tell_parts
 from quantonnx.commands.options import (
     ModelArgument,
     NumberOptions,
@@ -184,6 +184,8 @@ class _Job:
         from quantonnx import summary
         from quantonnx.calibrating import calibrate
 
+        if statistics is None and self.source.given:
+            tell_parts(self.run, placed.model, self.memory_limit)
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0
 
