@@ -58,6 +58,7 @@ def parts_of(watched: Watched, limit: int) -> Stages | None:
     wanted = {*shown, *outputs, *(name for node in added for name in node.input)}
     free = [alone and wanted.isdisjoint(node.output) for node, alone in zip(own, cutter.alone, strict=True)]
     places = _places(own, added, free, starts)
+    models.blocked = cutter.blocked - set(models.inputs)
     stages = cut([*own, *added], places, models.inputs, shown=shown, kept=outputs)
     return Stages(models, [stage for stage in stages if stage.nodes or stage.dropped])
 
@@ -103,6 +104,7 @@ class _Cutter:
         self.sizes = inferred_sizes(models.proto, shapes)
         self.alone = list(of_constants(nodes, models.constants))
         self.reads = _weights_of(nodes, self.alone, self.weights)
+        self.blocked = _blocked(nodes)
         self.crossing = self._crossings(models.inputs)
 
     def cost(self, start: int, end: int) -> int:
@@ -158,16 +160,23 @@ class _Cutter:
     def _bound_until(self) -> dict[str, int]:
         """Up to which place a value is bound to what reads it: ONNX Runtime computes both together, or in the blocked
         layout of convolutions, and other sums come out in the last bit where they are joined."""
-        blocked, products, until = set[str](), set[str](), {}
+        products, until = set[str](), {}
         for index, node in enumerate(self.nodes):
-            alike = node.op_type == "Conv" or (node.op_type not in _PLAIN and not blocked.isdisjoint(node.input))
             for name in reads_of(node):
                 joined = node.op_type == "QuantizeLinear" or name in products
-                if joined or (name in blocked and node.op_type != "Conv"):
+                if joined or (name in self.blocked and node.op_type != "Conv"):
                     until[name] = index + 1
-            blocked.update(node.output if alike else ())
             products.update(name for name in node.output if self.reads[index] and name not in self.shown)
         return until
+
+
+def _blocked(nodes: Sequence[onnx.NodeProto]) -> frozenset[str]:
+    """The values that may be in the blocked layout of convolutions: what these give, and what follows from it."""
+    found = set[str]()
+    for node in nodes:
+        if node.op_type == "Conv" or (node.op_type not in _PLAIN and not found.isdisjoint(node.input)):
+            found.update(node.output)
+    return frozenset(found)
 
 
 class _Cost:
