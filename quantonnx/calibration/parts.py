@@ -14,6 +14,7 @@ from math import prod
 import onnx
 
 from quantonnx.calibration.cutting import ancestors, cut, of_constants, reads_of
+from quantonnx.calibration.loading import LARGEST_IN_MEMORY
 from quantonnx.calibration.staging import StageModels, Stages
 from quantonnx.calibration.taps import inferred_shapes
 from quantonnx.memory import FLOAT_BYTES, require, room
@@ -51,8 +52,8 @@ def parts_of(watched: Watched, limit: int) -> Stages | None:
     nodes = ancestors(models.proto.graph.node, {*shown, *outputs})
     names = {node.name for node in watched.model.graph.nodes}
     own, added = ([node for node in nodes if (node.name in names) is known] for known in (True, False))
-    cutter, space = _Cutter(models, own, shown, watched.shapes), room(limit)
-    if cutter.cost(0, len(own)) <= space:
+    cutter = _Cutter(models, own, shown, watched.shapes)
+    if cutter.whole <= room(limit):
         return None
     starts = list(cutter.starts(limit))
     wanted = {*shown, *outputs, *(name for node in added for name in node.input)}
@@ -66,8 +67,7 @@ def parts_of(watched: Watched, limit: int) -> Stages | None:
 def in_one_piece(model: Model) -> int:
     """Returns about how many bytes a model takes that runs as a whole, activations of unknown size left out."""
     models = StageModels(model)
-    nodes = list(models.proto.graph.node)
-    return _Cutter(models, nodes, set(), {}).cost(0, len(nodes))
+    return _Cutter(models, list(models.proto.graph.node), set(), {}).whole
 
 
 def _places(
@@ -107,12 +107,13 @@ class _Cutter:
         self.blocked = _blocked(nodes)
         self.crossing = self._crossings(models.inputs)
 
-    def cost(self, start: int, end: int) -> int:
-        """Returns about how many bytes a model of the nodes from `start` up to `end` takes while it runs."""
-        cost = _Cost(self)
-        for index in range(start, end):
+    @property
+    def whole(self) -> int:
+        """About how many bytes the model takes while it runs in one piece, and while it is handed over."""
+        cost, weights = _Cost(self), sum(self.weights.values())
+        for index in range(len(self.nodes)):
             cost.add(index)
-        return cost.total
+        return cost.total + (COPIES * weights if weights <= LARGEST_IN_MEMORY else 0)
 
     def starts(self, limit: int) -> Iterator[int]:
         """Yields where each part starts."""
