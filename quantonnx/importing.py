@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from quantonnx.errors import ModelError
 from quantonnx.reading import ExternalData, copy_fields
-from quantonnx.weights import InlineValues, SparseValues, StoredValues, to_numpy_dtype
+from quantonnx.weights import StoredValues, to_numpy_dtype
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -90,10 +90,7 @@ class _Importer:
         for tensor in self._proto.graph.initializer:
             yield tensor.name, self._external.values(tensor)
         for sparse in self._proto.graph.sparse_initializer:
-            yield sparse.values.name, self._sparse(sparse)
-
-    def _sparse(self, sparse: SparseTensorProto) -> StoredValues:
-        return SparseValues(sparse.dims, self._external.values(sparse.values), self._external.values(sparse.indices))
+            yield sparse.values.name, self._external.sparse(sparse)
 
     def _give(self, name: str, tensor: gs.Tensor) -> gs.Tensor:
         if not name or name in self._tensors:
@@ -139,13 +136,16 @@ class _Importer:
         for tensor in attribute_tensors(attr):
             self._external.make_inline(tensor)
         if attr.type == AttributeProto.TENSOR:
-            return gs.Constant(attr.t.name, InlineValues(attr.t))
+            return gs.Constant(attr.t.name, self._external.values(attr.t))
         return attr
 
     def _assemble(self, nodes: list[gs.Node], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Graph:
         proto = self._proto
         domains = [*proto.opset_import]
-        opset = next((entry.version for entry in domains if entry.domain in STANDARD_DOMAINS), 1)
+        versions = {entry.version for entry in domains if entry.domain in STANDARD_DOMAINS}
+        if len(versions) > 1:
+            raise ModelError(f"the file names the opsets {sorted(versions)}, expected one", "export the model again")
+        opset = next(iter(versions), 1)
         return gs.Graph(
             nodes,
             inputs,

@@ -7,9 +7,9 @@ from typing import Any
 
 from quantonnx.calibrating import calibrate
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.config import QuantConfig
 from quantonnx.plan import Plan
-from quantonnx.preparation import ForwardLoop, Progress
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import Source, transform
 from quantonnx.target import Patterns, Target

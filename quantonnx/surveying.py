@@ -13,10 +13,10 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from quantonnx.algorithms.bias_correction import means_possible
-from quantonnx.algorithms.smooth_quant import ForwardLoop, maxima_needed
+from quantonnx.algorithms.smooth_quant import maxima_needed
 from quantonnx.calibration.collected import Statistics
-from quantonnx.calibration.samples import input_specs, open_samples
-from quantonnx.calibration.session import Collector, Progress
+from quantonnx.calibration.feeds import ForwardLoop, Progress
+from quantonnx.calibration.session import Collector
 from quantonnx.element_types import ElementTypes, type_name
 from quantonnx.errors import PlanError
 from quantonnx.memory import memory_limit_of
@@ -87,10 +87,7 @@ def survey(
         lenient=True,
         memory_limit=memory_limit_of(memory_limit),
     ) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
-        else:
-            collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+        collector.observe(samples, forward_loop, limit=limit, progress=progress)
         return collector.collected(name or _name(samples))
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.calibration.concurrency import length_of
-from quantonnx.calibration.feeds import input_specs
+from quantonnx.calibration.feeds import Progress, input_specs, length_of
 from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.running import outputs_of
 from quantonnx.calibration.spilling import Spill
@@ -32,7 +31,6 @@ Array = NDArray[Any]
 Source = str | Path | bytes | Model
 
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-Progress = Callable[[int, int | None], None]
 
 
 def compare(

@@ -6,11 +6,13 @@ tensor in memory at a time, which the protobuf package itself cannot do.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto
@@ -82,6 +84,30 @@ def write_external(document: Document, file: BinaryIO, data: BinaryIO, location:
     body = graph.SerializeToString(deterministic=True)
     file.write(document.model.SerializeToString(deterministic=True))
     file.write(_GRAPH_KEY + varint(len(body)) + body)
+
+
+def digest(document: Document) -> str:
+    """Returns the SHA-256 of what `write_external` would write, one tensor in memory at a time."""
+    model, data = _Hashed(), _Hashed()
+    write_external(document, cast(BinaryIO, model), cast(BinaryIO, data), "data")
+    model.write(data.hash.digest())
+    return model.hash.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps the digest of what is written, and nothing else."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from quantonnx.calibrating import calibrate
 from quantonnx.config import RecipeStep
 from quantonnx.config.recipe import Search
 from quantonnx.decisions import Decider
-from quantonnx.errors import ConfigError, PlanError
+from quantonnx.errors import ConfigError, DataError, PlanError
 from quantonnx.formats import Parameters, ScaleType, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
@@ -537,3 +537,13 @@ def test_moments_without_an_inverse_are_damped_until_they_have_one(step: str, me
 def test_damping_leaves_what_has_an_inverse_as_it_is() -> None:
     second = np.diag([2.0, 0.0, 4.0])[None]
     np.testing.assert_allclose(damped(second, 0.5), np.diag([3.0, 1.0, 5.0])[None])
+
+
+def test_a_recipe_that_reads_samples_again_refuses_a_stream_that_cannot() -> None:
+    """No later step may quietly take what an earlier one left over of it."""
+    network = parse("g (float[N,12] x) => (float[N,5] y) <float[12,5] w> { y = MatMul (x, w) }")
+    stream = iter([{"x": row[None].astype(np.float32)} for row in inputs()])
+    with pytest.raises(DataError, match="only once"):
+        qx.quantize(
+            network, stream, target="onnxruntime", config=qx.QuantConfig(keep_slow=True, recipe=["gptq"]), limit=8
+        )

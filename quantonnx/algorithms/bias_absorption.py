@@ -9,7 +9,7 @@ give mean and standard deviation, and c is never above the lowest value that the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 
 from quantonnx.algorithms.channel_pairs import Layer, Pair, channel_pairs
 from quantonnx.algorithms.norm_readers import Refused, Skip
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.session import Collector
 from quantonnx.editing import Rewriter
 from quantonnx.model import Model
 from quantonnx.weights import load_array
 
 Array = NDArray[Any]
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
 
 _DEVIATIONS = 3
 
@@ -76,10 +74,7 @@ def absorb_biases(
     with Collector(
         watch.model, (), means=watch.means, channels=watch.last, threads=threads, memory_limit=memory_limit
     ) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
-        else:
-            collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+        collector.observe(samples, forward_loop, limit=limit, progress=progress)
         collector.finish()
         amounts = watch.amounts(collector)
     twin = model.copy()

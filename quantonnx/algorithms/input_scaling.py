@@ -18,9 +18,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Skip, input_axis, is_linear, norm_readers
-from quantonnx.algorithms.operand_scaling import OperandScaler
-from quantonnx.algorithms.smooth_quant import ForwardLoop
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.algorithms.operand_scaling import OperandScaler, divide_input
+from quantonnx.calibration.feeds import ForwardLoop
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import ChannelExtremes
 from quantonnx.formats import TensorFormat
@@ -102,10 +101,7 @@ def scale_inputs(
         return InputScaling(model, ())
     names = list(dict.fromkeys(each.site.tensor for each in found))
     with Collector(model, (), channels=names, threads=threads, memory_limit=memory_limit) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
-        else:
-            collector.run_all(open_samples(samples, input_specs(model), limit=SAMPLES))
+        collector.observe(samples, forward_loop, limit=SAMPLES)
         collector.finish()
         seen = collector.channel_extremes()
     return scale_inputs_by(model, sites, seen, least_gain=least_gain, skip=skip)
@@ -168,13 +164,9 @@ def _reads(node: gs.Node, name: str, skip: Skip) -> bool:
 
 
 def _divide(scaler: OperandScaler, found: _Input, scale: Array, norm: NormReaders | None) -> None:
-    value, editor = found.nodes[0].inputs[0], scaler.editor
+    value = found.nodes[0].inputs[0]
     if norm is None:
-        factors = editor.constant(f"{value.name}_factors", np.asarray(1 / scale, np.float32))
-        divided = editor.insert("Mul", [value, factors], f"{value.name}_scaled")
-        divided.shape = value.shape
-        for node in found.nodes:
-            editor.set_input(node, 0, divided)
+        divide_input(scaler.editor, found.nodes, scale, f"{value.name}_scaled")
     else:
         for operand, part in zip(norm.factors, ("gamma", "beta"), strict=False):
             scaler.scale(operand, 1 / scale, f"{value.name}_{part}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ from quantonnx.algorithms.grids import Problem, Rounder, moved
 from quantonnx.algorithms.second_moments import Moments, damped, squared_error
 from quantonnx.algorithms.stages import stages_at
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.formats import Parameters, dequantize, quantize
 from quantonnx.model import Model, constant
 from quantonnx.sites import Site
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

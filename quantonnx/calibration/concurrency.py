@@ -50,14 +50,6 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], at_once: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def length_of(tasks: Any) -> int | None:
-    """Return how many there are, None where that is not known before they are read."""
-    try:
-        return len(tasks)
-    except TypeError:
-        return None
-
-
 class Follower:
     """A thread that handles what it is given, in order and at most two behind; its failure is the giver's.
 

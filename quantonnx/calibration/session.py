@@ -6,7 +6,7 @@ Samples run side by side, a core each, and statistics follow in a thread of thei
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, islice
@@ -20,12 +20,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quantonnx.calibration.collected import DataSource, Statistics
-from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order, length_of
+from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
 from quantonnx.calibration.digest import SampleDigest
-from quantonnx.calibration.feeds import input_specs, named
+from quantonnx.calibration.feeds import ForwardLoop, Progress, input_specs, length_of, named
 from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
 from quantonnx.calibration.parts import Watched, in_one_piece, parts_of
+from quantonnx.calibration.samples import open_samples
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
@@ -35,24 +36,8 @@ from quantonnx.memory import require
 from quantonnx.model import Model
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None], None]
 
 _NO_DATA, _REACH_IT = "saw no data, expected at least one sample", "give samples that reach it"
-
-
-def collect(
-    model: Model,
-    tensors: Sequence[str],
-    samples: Iterable[Mapping[str, Array]],
-    *,
-    histogram: bool | Collection[str] = True,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, TensorStatistics]:
-    """Return statistics of each of `tensors` over all samples; see Collector."""
-    with Collector(model, tensors, histogram=histogram, threads=threads) as collector:
-        collector.run_all(samples, progress)
-        return collector.finish()
 
 
 class Collector:
@@ -140,6 +125,20 @@ class Collector:
             self._take(item)
             if progress:
                 progress(self._seen, total)
+
+    def observe(
+        self,
+        samples: Any = None,
+        forward_loop: ForwardLoop | None = None,
+        *,
+        limit: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Run the forward loop, or the first `limit` of `samples`; both are those of `calibrate`."""
+        if forward_loop is not None:
+            forward_loop(self.run)
+        else:
+            self.run_all(open_samples(samples, self._inputs, limit=limit), progress)
 
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""

@@ -1,4 +1,4 @@
-"""Whether a written file runs, and whether two files may be loaded at once within a memory limit."""
+"""Models that commands read and load: is it float still, does it run, do two of them fit into a memory limit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantonnx.commands.running import Run
+from quantonnx.errors import ModelError
 
 if TYPE_CHECKING:
     from quantonnx.model import Model
@@ -24,15 +25,38 @@ MemoryOption = Annotated[
 ]
 
 
-def load(run: Run, path: Path, memory_limit: int | None = None) -> None:
-    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over in silence."""
-    from quantonnx.calibration.loading import LARGEST_REARRANGED
+def read_float(run: Run, path: Path) -> Model:
+    """Reads a model; ModelError where it is quantized already."""
+    from quantonnx.insertion import refuse_quantized
+    from quantonnx.model import Model
+
+    with run.stage("read", "read") as stage:
+        model = Model.read(path)
+        stage.detail = f"{path.name}, {len(model.graph.nodes)} operators"
+    refuse_quantized(model, path.name)
+    return model
+
+
+def load(run: Run, path: Path, memory_limit: int | None = None, *, foreign: bool = False) -> None:
+    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over: it is removed.
+
+    `foreign` operators, which only another runtime has, may stay.
+    """
+    from quantonnx.calibration.loading import LARGEST_REARRANGED, NEEDS_EXTENSION
     from quantonnx.calibration.running import check_loads
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size, files_of
 
     with run.stage("load", "load") as stage:
-        parts = check_loads(path, memory_limit, bounded=file_size(path) > LARGEST_REARRANGED)
-        stage.detail = "ONNX Runtime takes the file" + (f", in {parts} parts" if parts > 1 else "")
+        try:
+            parts = check_loads(path, memory_limit, bounded=file_size(path) > LARGEST_REARRANGED)
+            stage.detail = "ONNX Runtime takes the file" + (f", in {parts} parts" if parts > 1 else "")
+        except ModelError as error:
+            if foreign and error.hint == NEEDS_EXTENSION:
+                stage.detail = f"not tried: {error}"
+                return
+            for file in files_of(path):
+                file.unlink()
+            raise
 
 
 def tell_parts(run: Run, model: Model, memory_limit: int | None) -> None:

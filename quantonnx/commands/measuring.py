@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantonnx.commands.layers import LayerOptions, show_layers
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
 from quantonnx.commands.loading import MemoryOption, fit_together, load, tell_parts
 from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.remembering import StatisticsOptions
@@ -28,16 +29,18 @@ def compare(
     layers: LayerOptions,
     speed: Annotated[bool, typer.Option("--speed", help="Time both models too, in turns on one thread.")] = False,
     memory_limit: MemoryOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Compare two models on data: SQNR, cosine, top-1 agreement, accuracy where there are labels, each layer."""
     from quantonnx import summary
     from quantonnx.commands import tables
-    from quantonnx.inspecting import file_size
     from quantonnx.model import Model
+    from quantonnx.model_files import file_size
     from quantonnx.speed import measure_speed
     from quantonnx.verification import compare as run_both
 
     source.check("compare")
+    run.using(libraries.registered())
     layers.check()
     allowed = memory_limit_of(memory_limit)
     run.result |= {"model": str(model), "quantized": str(quantized)}
@@ -79,6 +82,7 @@ def calibrate(
         ),
     ] = None,
     memory_limit: MemoryOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Give a model that already has Q/DQ pairs new scales, and leave the pairs where they are."""
     from quantonnx.commands import tables
@@ -87,6 +91,7 @@ def calibrate(
     from quantonnx.recalibration import recalibrate, watch_pairs
 
     output.check()
+    run.using(libraries.registered())
     remembered.check("calibrate", source, output)
     allowed = memory_limit_of(memory_limit)
     if method is not None:

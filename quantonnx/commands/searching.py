@@ -122,10 +122,10 @@ class SearchOptions:
 
     def goal(self) -> Goal | None:
         """Returns the bar; None where there is none."""
-        from quantonnx.search.goals import METRICS, Goal, parse_decibels, parse_drop
-
         if not self.wanted:
             return None
+        from quantonnx.search.goals import METRICS, Goal, parse_decibels, parse_drop
+
         own = None if self.metric is None or self.metric in METRICS else load_metric(self.metric)
         drop = None if self.max_drop is None else parse_drop(self.max_drop, share=own is None)
         sqnr = None if self.min_sqnr is None else parse_decibels(self.min_sqnr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from quantonnx.config.rules import Names
 from quantonnx.config.strict import Strict
@@ -186,7 +186,20 @@ def _spelled_out(value: Any) -> Any:
         return {value: {}}
     if isinstance(value, dict):
         return {name: {} if settings is None else settings for name, settings in value.items()}
-    return value
+    raise ValueError("expected a step such as `equalize`, or `smooth_quant: {alpha: 0.5}`")
 
 
-Recipe = tuple[Annotated[RecipeStep, BeforeValidator(_spelled_out, json_schema_input_type=str | RecipeStep)], ...]
+def _codes_chosen_once(steps: tuple[RecipeStep, ...]) -> tuple[RecipeStep, ...]:
+    """Refuses a step that would undo all that one before it did: codes of every layer, chosen anew."""
+    rounding = {"gptq", "adaround"}
+    for place, step in enumerate(steps):
+        kind = rounding if step.name in rounding else {step.name}
+        before = next((other.name for other in steps[:place] if other.name in kind), None)
+        if step.chooses_codes and before is not None and not step.settings.layers:
+            twice = f"{step.name} stands twice" if before == step.name else f"{before} and {step.name} choose all codes"
+            raise ValueError(f"{twice}: take one away, or give the second one its `layers`")
+    return steps
+
+
+_Step = Annotated[RecipeStep, BeforeValidator(_spelled_out, json_schema_input_type=str | RecipeStep)]
+Recipe = Annotated[tuple[_Step, ...], AfterValidator(_codes_chosen_once)]

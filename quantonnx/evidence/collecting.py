@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.loading import weight_bytes
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.evidence.closer import Closer, look_closer
@@ -18,8 +19,6 @@ from quantonnx.evidence.measuring import Subject, Survey
 from quantonnx.evidence.running import totals
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
-
-Progress = Callable[[int, int | None], None]
 
 LARGEST_AT_ONCE = 600_000_000
 """Bytes of weights up to which all is measured in one pass: beside the float weights stand the quantized ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import Progress
 from quantonnx.drawing import draw
 from quantonnx.evidence import Evidence, SiteEvidence
 from quantonnx.evidence.files import Source, subject_of_files
@@ -13,7 +14,7 @@ from quantonnx.provenance import facts as provenance_facts
 from quantonnx.provenance import provenance
 from quantonnx.report.environment import environment
 from quantonnx.report.facts import Facts, SiteFacts
-from quantonnx.report.gathering import Progress, observe_tensors
+from quantonnx.report.gathering import observe_tensors
 from quantonnx.report.histograms import beyond, histogram_of
 from quantonnx.speed import Speed
 from quantonnx.tallying import Comparison
