@@ -30,7 +30,7 @@ Network = tuple[onnx.ModelProto, list[Feed]]
 
 TARGETS = ("tensorrt", "onnxruntime", "openvino")
 CONFIGS = {"int8": qx.QuantConfig(keep_slow=True), "weights": qx.QuantConfig(activation=None)}
-CALIBRATE, EVALUATE = 16, 16
+CALIBRATE, EVALUATE = 64, 16
 SILERO = "1a153a22f450"
 """Where the digest of Silero's file starts."""
 
@@ -91,19 +91,23 @@ def loop(rng: np.random.Generator) -> Network:
     axes = {"x": {0: "batch", 1: "time"}}
     names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes, "opset_version": 17}
     torch.onnx.export(torch.jit.script(Recurrent()), (torch.randn(2, 5, 32),), buffer, dynamo=False, **names)
-    return onnx.load_from_string(buffer.getvalue()), [{"x": _random(rng, 2, 5 + i % 4, 32)} for i in range(32)]
+    return onnx.load_from_string(buffer.getvalue()), [
+        {"x": _random(rng, 2, 5 + i % 4, 32)} for i in range(CALIBRATE + EVALUATE)
+    ]
 
 
 def cond(rng: np.random.Generator) -> Network:
     """torch.cond by the dynamo exporter."""
     model = _dynamo(Branches(), torch.randn(1, 3, 16, 16), torch.tensor(True))
-    return model, [{"x": _random(rng, 1, 3, 16, 16), "flag": np.asarray(i % 2 == 0)} for i in range(32)]
+    return model, [
+        {"x": _random(rng, 1, 3, 16, 16), "flag": np.asarray(i % 2 == 0)} for i in range(CALIBRATE + EVALUATE)
+    ]
 
 
 def repeated(rng: np.random.Generator) -> Network:
     """while_loop by the dynamo exporter, 1 to 4 times."""
     model = _dynamo(Repeated(), torch.randn(2, 32), torch.tensor(3))
-    return model, [{"x": _random(rng, 2, 32), "times": np.asarray(i % 4 + 1)} for i in range(32)]
+    return model, [{"x": _random(rng, 2, 32), "times": np.asarray(i % 4 + 1)} for i in range(CALIBRATE + EVALUATE)]
 
 
 def silero(rng: np.random.Generator) -> Network:
@@ -111,7 +115,7 @@ def silero(rng: np.random.Generator) -> Network:
     archive = wheel("silero-vad==6.2.3", DEFAULT_CACHE)
     model = onnx.load(member(archive, "silero_vad/data/silero_vad.onnx", sha256=SILERO))
     feeds = []
-    for i in range(32):
+    for i in range(CALIBRATE + EVALUATE):
         rate, length = (16000, 576) if i % 2 else (8000, 288)
         state = 0.3 * _random(rng, 2, 1, 128)
         feeds.append({"input": _buzz(rng, rate, length)[None], "state": state, "sr": np.asarray(rate)})

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import graph_laws as laws
 import onnx
-from graph_samples import Sample, in_a_branch, samples
+from graph_samples import Sample, in_a_branch, in_a_loop, samples
 
 from quantonnx.target import known_targets
 
@@ -31,8 +31,8 @@ SIZE = 100
 QUANTIZED = 3
 """One graph in so many goes on to `quantize` and `check`, which take most of the time."""
 
-IN_BRANCHES = 7
-"""One graph in so many is a branch of If."""
+INSIDE = 10
+"""One graph in so many is a branch of If, and one the body of a Loop."""
 
 TARGETS = tuple(known_targets())
 
@@ -55,7 +55,7 @@ def main() -> int:
                 raise
             counts["pieces with a find"] += 1
             print(f"piece {piece}: {_told(error)}", flush=True)
-        if piece % 10 == 9:
+        if piece % 5 == 4:
             print(f"{piece + 1} pieces, {time.time() - started:.0f} s: {dict(counts)}", flush=True)
     for name, number in sorted(counts.items()):
         print(f"{name:<40}{number:>9}")
@@ -80,9 +80,10 @@ def _piece(piece: int, stages: int, counts: Counter[str], *, shrink: bool) -> No
 
 
 def _try(sample: Sample, target: str, config: str, counts: Counter[str]) -> None:
-    if sample.seed % IN_BRANCHES == 0:
-        sample = in_a_branch(sample)
-        counts["in a branch of If"] += 1
+    if sample.seed % INSIDE < 2:
+        inside = in_a_loop if sample.seed % INSIDE else in_a_branch
+        sample = inside(sample)
+        counts[inside.__name__.replace("_", " ")] += 1
     onnx.checker.check_model(sample.proto)
     counts["graphs"] += 1
     counts["operators"] += len(sample.proto.graph.node)
@@ -99,7 +100,6 @@ def _try(sample: Sample, target: str, config: str, counts: Counter[str]) -> None
     if sample.seed % QUANTIZED:
         return
     laws.transform_is_done_at_once(fused[target], target)
-    config = "8 bits" if (target, config) == ("tensorrt", "16 bits") else config  # which it refuses
     pairs = laws.quantize_gives_a_sound_file(sample, known, fused[target], target, config)
     counts["quantized" if pairs else "nothing to quantize"] += 1
     counts["pairs"] += pairs

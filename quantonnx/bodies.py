@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto
 
 from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ModelError
 from quantonnx.exporting import export_value, required_ir_version
-from quantonnx.importing import Extras, bodies, free_name, outer_reads
+from quantonnx.importing import STANDARD_DOMAINS, Extras, bodies, free_name, outer_reads
 from quantonnx.model import Model
 from quantonnx.ordering import body_graphs
 from quantonnx.weights import to_onnx_dtype
@@ -42,14 +42,15 @@ class Body:
 
 def open_bodies(model: Model) -> Iterator[Body]:
     """Yields the bodies of a model's own operators, in the order of the graph; those inside of bodies are theirs."""
-    taken = {node.name for node in model.graph.nodes}
-    types = ElementTypes(model)
-    for node in model.graph.nodes:
-        for attribute, graph in body_graphs(node):
-            try:
-                yield Body(node.name, attribute, _opened(model, node, attribute, graph, types, taken))
-            except ModelError as error:
-                yield Body(node.name, attribute, None, error.message)
+    held = [(node, *found) for node in model.graph.nodes for found in body_graphs(node)]
+    if not held:
+        return
+    opener = _Opener(model)
+    for node, attribute, graph in held:
+        try:
+            yield Body(node.name, attribute, opener.open(node, attribute, graph))
+        except ModelError as error:
+            yield Body(node.name, attribute, None, error.message)
 
 
 def owner_of(model: Model, name: str) -> tuple[gs.Node, str]:
@@ -74,12 +75,27 @@ def put_back(model: Model, name: str, done: Model, taken: frozenset[str] = froze
     del graph.input[:]
     graph.input.extend(inputs)
     node.attrs[attribute] = AttributeProto(name=attribute, type=AttributeProto.GRAPH, g=graph)
+    _import_domains(model, done)
     model.refresh_captured()
+
+
+def _import_domains(model: Model, done: Model) -> None:
+    """Lets the file import the domains of operators that are new in a body."""
+    known = {entry.domain for entry in model.graph.import_domains or ()}
+    used = {node.domain for node in done.graph.nodes if node.domain}
+    used |= {entry.domain for entry in done.graph.import_domains or ()} - known
+    new = [OperatorSetIdProto(domain=domain, version=1) for domain in sorted(used - known - set(STANDARD_DOMAINS))]
+    model.graph.import_domains = [*(model.graph.import_domains or ()), *new]
 
 
 def names_of(model: Model) -> frozenset[str]:
     """Returns the names of all nodes and values of a model, bodies included."""
-    return names_inside(model) | model.tensors().keys() | {node.name for node in model.graph.nodes}
+    return own_names(model) | names_inside(model)
+
+
+def own_names(model: Model) -> frozenset[str]:
+    """Returns the names of a model's own nodes and values."""
+    return frozenset((*model.tensors(), *(node.name for node in model.graph.nodes)))
 
 
 def names_inside(model: Model) -> frozenset[str]:
@@ -112,26 +128,31 @@ def _rename(values: list[gs.Tensor], taken: set[str]) -> None:
             known.add(value.name)
 
 
-def _opened(
-    model: Model, node: gs.Node, attribute: str, graph: GraphProto, types: ElementTypes, taken: set[str]
-) -> Model:
-    if node.domain or attribute not in _KNOWN.get(node.op, ()):
-        raise ModelError(f"how {node.op} {node.name!r} runs its body is not known")
-    if node.op == "Scan" and model.opset < _SCAN_OPSET:
-        raise ModelError(f"Scan {node.name!r} is that of an opset before {_SCAN_OPSET}")
-    proto = ModelProto(ir_version=max(model.ir_version, required_ir_version(model.opset)))
-    proto.opset_import.extend(model.graph.import_domains or ())
-    proto.graph.CopyFrom(graph)
-    _name_nodes(proto.graph, f"{node.name}/{attribute}", taken)
-    for info, value in zip(proto.graph.input, _fed(node), strict=False):
-        _complete(info, value, types)
-    around = model.tensors()
-    read = [around[name] for name in sorted(outer_reads(graph)) if name in around]
-    weights = {value.name: value for value in read if isinstance(value, gs.Constant)}
-    proto.graph.input.extend(_captured(value, types) for value in read if value.name not in weights)
-    for name, value in weights.items():
-        proto.graph.initializer.add(name=name, dims=value.shape, data_type=to_onnx_dtype(value.dtype))
-    return Model.inner(proto, weights, model, names_of(model) | model.reserved)
+class _Opener:
+    def __init__(self, model: Model) -> None:
+        self._model, self._types, self._around = model, ElementTypes(model), model.tensors()
+        self._taken = {node.name for node in model.graph.nodes}
+        self._reserved = names_of(model) | model.reserved
+
+    def open(self, node: gs.Node, attribute: str, graph: GraphProto) -> Model:
+        """Returns the model of a body; ModelError says why there is none."""
+        model, types = self._model, self._types
+        if node.domain or attribute not in _KNOWN.get(node.op, ()):
+            raise ModelError(f"how {node.op} {node.name!r} runs its body is not known")
+        if node.op == "Scan" and model.opset < _SCAN_OPSET:
+            raise ModelError(f"Scan {node.name!r} is that of an opset before {_SCAN_OPSET}")
+        proto = ModelProto(ir_version=max(model.ir_version, required_ir_version(model.opset)))
+        proto.opset_import.extend(model.graph.import_domains or ())
+        proto.graph.CopyFrom(graph)
+        _name_nodes(proto.graph, f"{node.name}/{attribute}", self._taken)
+        for info, value in zip(proto.graph.input, _fed(node), strict=False):
+            _complete(info, value, types)
+        read = [self._around[name] for name in sorted(outer_reads(graph)) if name in self._around]
+        weights = {value.name: value for value in read if isinstance(value, gs.Constant)}
+        proto.graph.input.extend(_captured(value, types) for value in read if value.name not in weights)
+        for name, value in weights.items():
+            proto.graph.initializer.add(name=name, dims=value.shape, data_type=to_onnx_dtype(value.dtype))
+        return Model.inner(proto, weights, model, self._reserved)
 
 
 def _name_nodes(graph: GraphProto, scope: str, taken: set[str]) -> None:

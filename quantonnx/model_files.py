@@ -15,8 +15,7 @@ def files_of(source: str | Path) -> tuple[Path, ...]:
     """Returns an ONNX file and those of its external data. Raises ModelError for one that cannot be read."""
     path = Path(source)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            places = set(_external_places(content))
+        places = external_places(path)
     except Exception as error:  # protobuf and the system raise several types
         raise ModelError(f"{str(path)!r} cannot be read", "check the file") from error
     return (path, *(path.parent / place for place in sorted(places)))
@@ -37,6 +36,12 @@ def external_files(source: str | Path) -> list[Path]:
         return []
     roots = {path.absolute().parent.resolve(), path.resolve().parent}
     return [file for file in found if file.is_file() and not roots.isdisjoint(file.resolve().parents)]
+
+
+def external_places(path: Path) -> set[str]:
+    """Returns what a model calls the files of its external data; protobuf and the system raise several types."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return set(_external_places(content))
 
 
 def _external_places(content: mmap.mmap) -> Iterator[str]:

@@ -54,7 +54,17 @@ def watch_of(quantized: QuantizedModel) -> Watch:
 def observe(watch: Watch, feeding: Feeding) -> Observed:
     """Runs the float model over the samples, or lets the forward loop do it; see Collector for errors."""
     kept = KeptSamples() if watch.keep else None
-    with Collector(
+    with collector_of(watch, feeding, kept) as collector:
+        if feeding.forward_loop is not None:
+            feeding.forward_loop(collector.run)
+        else:
+            collector.run_all(feeding.samples, feeding.progress)
+        return Observed(collector.collected(), kept.spread() if kept else ())
+
+
+def collector_of(watch: Watch, feeding: Feeding, kept: KeptSamples | None = None) -> Collector:
+    """Returns what sees all that is to be seen."""
+    return Collector(
         watch.model,
         sorted(watch.tensors),
         histogram=watch.histogram,
@@ -63,9 +73,4 @@ def observe(watch: Watch, feeding: Feeding) -> Observed:
         lenient=watch.lenient,
         keeping=kept,
         memory_limit=feeding.memory_limit,
-    ) as collector:
-        if feeding.forward_loop is not None:
-            feeding.forward_loop(collector.run)
-        else:
-            collector.run_all(feeding.samples, feeding.progress)
-        return Observed(collector.collected(), kept.spread() if kept else ())
+    )

@@ -10,7 +10,7 @@ import onnx
 
 from quantonnx.algorithms.layerwise import LayerChange
 from quantonnx.assembly import assembled, opset_for
-from quantonnx.bodies import Body, names_of, open_bodies, put_back
+from quantonnx.bodies import Body, names_of, open_bodies, own_names, put_back
 from quantonnx.calibration.collected import DataSource
 from quantonnx.calibration.methods import RangeMethod
 from quantonnx.collecting import uncollected
@@ -116,10 +116,9 @@ class QuantizedModel:
         sites, numbers = (self.sites, self.parameters) if self.parameters is not None else ((), {})
         made = assembled(model, sites, numbers, float_weights=float_weights, contrib=contrib, opset=opset)
         for name, body in self.bodies.items():
-            around = taken | names_of(made)
             inner = body.model.copy()
-            inner.reserved |= around
-            put_back(made, name, body._assembled(inner, opset, around), taken)
+            inner.reserved |= taken | names_of(made)
+            put_back(made, name, body._assembled(inner, opset, taken | own_names(made)), taken)
         return made
 
     def to_onnx(self) -> onnx.ModelProto:

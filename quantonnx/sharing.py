@@ -3,7 +3,7 @@ changes no number.
 
 ONNX Runtime fuses operators only where nothing else reads the value between them, so seeing more can change what it
 computes in the last bit. A few samples, seen both ways, show whether it does; where it does, a target has a pass of its
-own, and its file is what it would be without the others.
+own, and its file is what it would be without the others. That costs sessions more, so few samples are not shared.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.observing import Observed, Observer, Watch, observe
 from quantonnx.preparation import Feeding
 
-PROBED, FEWEST = 2, 8
-"""Feeds that are seen both ways, and the number of samples below which one pass for all saves nothing."""
+PROBED, FEWEST = 2, 128
+"""Feeds that are seen both ways, and the number of samples below which one pass for all costs more than it saves."""
 
 
 class SharedObservation:
@@ -34,6 +34,7 @@ class SharedObservation:
     def __init__(self, watches: Iterable[Watch], observer: Observer = observe) -> None:
         self._observer = observer
         self._unions: dict[str, Watch] = {}
+        self._probes: dict[str, Statistics] = {}
         self._seen: dict[str, Observed] = {}
         self.passes = 0
         for watch in watches:
@@ -44,9 +45,9 @@ class SharedObservation:
         """Returns what `watch` is about, from the pass for all where it is the same there."""
         key = watch.model.fingerprint()
         union = self._unions.get(key)
-        if union is None or not _covers(union, watch) or not _worth_it(feeding):
+        if union is None or not _covers(union, watch) or not worth_it(feeding.samples):
             return self._alone(watch, feeding)
-        if not _same(union, watch) and not _equal_on(_first(feeding), union, watch, feeding):
+        if not _same(union, watch) and (_parts_a_fusion(union, watch) or not self._equal(key, watch, feeding)):
             return self._alone(watch, feeding)
         if key not in self._seen:
             self.passes += 1
@@ -55,6 +56,16 @@ class SharedObservation:
         if not seen.statistics.refused.keys().isdisjoint(watch.tensors):
             return self._alone(watch, feeding)  # which says what is wrong
         return Observed(_part(seen.statistics, watch), seen.feeds if watch.keep else ())
+
+    def _equal(self, key: str, watch: Watch, feeding: Feeding) -> bool:
+        """Whether a few samples give the same numbers with all that the others see and without."""
+        few = replace(feeding, samples=_first(feeding), progress=None)
+        if key not in self._probes:
+            self._probes[key] = observe(replace(self._unions[key], lenient=True), few).statistics
+        together = self._probes[key]
+        if not together.refused.keys().isdisjoint(watch.tensors):
+            return False
+        return observe(replace(watch, lenient=True), few).statistics.same_numbers(_part(together, watch))
 
     def _alone(self, watch: Watch, feeding: Feeding) -> Observed:
         self.passes += 1
@@ -79,25 +90,25 @@ def _same(one: Watch, other: Watch) -> bool:
     return (one.tensors, one.histogram, one.means) == (other.tensors, other.histogram, other.means)
 
 
-def _worth_it(feeding: Feeding) -> bool:
-    if not isinstance(feeding.samples, (Samples, Replayed)):
+def worth_it(samples: object) -> bool:
+    """Returns whether there are so many samples that one pass for all may save something."""
+    if not isinstance(samples, (Samples, Replayed)):
         return False
-    count = length_of(feeding.samples)
+    count = length_of(samples)
     return count is None or count >= FEWEST
+
+
+def _parts_a_fusion(union: Watch, watch: Watch) -> bool:
+    """Whether the others read the result of a Conv before an Add, which ONNX Runtime otherwise computes as one: with
+    another rounding, so there is no need to try."""
+    others = union.tensors - watch.tensors
+    added = (value for node in watch.model.graph.nodes if node.op == "Add" for value in node.inputs)
+    return any(value.name in others and value.inputs and value.inputs[0].op == "Conv" for value in added)
 
 
 def _first(feeding: Feeding) -> list[Feed]:
     samples = feeding.samples
     return samples.first[:PROBED] if isinstance(samples, Replayed) else list(islice(samples, PROBED))
-
-
-def _equal_on(feeds: list[Feed], union: Watch, watch: Watch, feeding: Feeding) -> bool:
-    """Whether a few samples give the same numbers with all that the others see and without."""
-    few = replace(feeding, samples=feeds, progress=None)
-    alone, together = (observe(replace(each, lenient=True), few).statistics for each in (watch, union))
-    if not together.refused.keys().isdisjoint(watch.tensors):
-        return False
-    return alone.same_numbers(_part(together, watch))
 
 
 def _part(statistics: Statistics, watch: Watch) -> Statistics:

@@ -60,32 +60,51 @@ def samples(draw: st.DrawFn, most: int = 8) -> Sample:
 
 def in_a_branch(sample: Sample) -> Sample:
     """Returns the same graph as a branch of If, which reads inputs and every other weight from outside."""
-    inner, outer = onnx.GraphProto(), onnx.ModelProto()
-    inner.CopyFrom(sample.proto.graph)
-    inner.name = "taken"
-    outer.CopyFrom(sample.proto)
-    outer.graph.ClearField("node")
-    weights = list(inner.initializer)
-    for name in ("initializer", "input"):
-        inner.ClearField(name)
-    for output in inner.output:
-        output.name = f"inner_{output.name}"
-    names = {output.name for output in outer.graph.output}
-    for node in inner.node:
-        for side in (node.input, node.output):
-            side[:] = [f"inner_{name}" if name in names else name for name in side]
-    inner.initializer.extend(weights[::2])
-    outer.graph.ClearField("initializer")
-    outer.graph.initializer.extend([*weights[1::2], numpy_helper.from_array(np.asarray(True), "yes")])
-    zeros = [
-        helper.make_node("Constant", [], [f"zero_{name}"], value=numpy_helper.from_array(np.float32(0)))
-        for name in sorted(names)
-    ]
-    given = [output.name for output in outer.graph.output]
+    inner, outer, given = _taken_apart(sample)
+    outer.graph.initializer.append(numpy_helper.from_array(np.asarray(True), "yes"))
+    zero = numpy_helper.from_array(np.float32(0))
+    zeros = [helper.make_node("Constant", [], [f"zero_{name}"], value=zero) for name in given]
     infos = [helper.make_tensor_value_info(f"zero_{name}", TensorProto.FLOAT, None) for name in given]
     other = helper.make_graph(zeros, "other", [], infos)
     outer.graph.node.append(helper.make_node("If", ["yes"], given, "choice", then_branch=inner, else_branch=other))
     return Sample(outer, sample.seed)
+
+
+def in_a_loop(sample: Sample) -> Sample:
+    """Returns the same graph as the body of a Loop that runs twice, with both results."""
+    inner, outer, given = _taken_apart(sample)
+    inner.node.append(helper.make_node("Identity", ["going"], ["on"], "go_on"))
+    inner.input.append(helper.make_tensor_value_info("step", TensorProto.INT64, []))
+    inner.input.append(helper.make_tensor_value_info("going", TensorProto.BOOL, []))
+    results = [helper.make_tensor_value_info("on", TensorProto.BOOL, []), *inner.output]
+    inner.ClearField("output")
+    inner.output.extend(results)
+    outer.graph.initializer.append(numpy_helper.from_array(np.asarray(2), "twice"))
+    for output in outer.graph.output:
+        output.type.tensor_type.shape.dim.add()
+    outer.graph.node.append(helper.make_node("Loop", ["twice", ""], given, "repeat", body=inner))
+    return Sample(outer, sample.seed)
+
+
+def _taken_apart(sample: Sample) -> tuple[onnx.GraphProto, onnx.ModelProto, list[str]]:
+    """What becomes a body, the model around it without nodes, and the names of its outputs."""
+    inner, outer = onnx.GraphProto(), onnx.ModelProto()
+    inner.CopyFrom(sample.proto.graph)
+    outer.CopyFrom(sample.proto)
+    weights = list(inner.initializer)
+    for graph, fields in ((inner, ("initializer", "input")), (outer.graph, ("initializer", "node"))):
+        for name in fields:
+            graph.ClearField(name)
+    inner.name = "body"
+    given = [output.name for output in outer.graph.output]
+    for output in inner.output:
+        output.name = f"inner_{output.name}"
+    for node in inner.node:
+        for side in (node.input, node.output):
+            side[:] = [f"inner_{name}" if name in given else name for name in side]
+    inner.initializer.extend(weights[::2])
+    outer.graph.initializer.extend(weights[1::2])
+    return inner, outer, given
 
 
 def _outputs(graph: Graph) -> list[str]:

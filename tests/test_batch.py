@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +58,6 @@ patterns = (Harmful,)
 """
 HARMS = {
     "abort": "os.abort()",
-    "exit": "os._exit(3)",
     "hang": "time.sleep(600)",
     "hog": "kept = []\n        while True: kept.append(np.ones(2_000_000)); time.sleep(0.01)",
 }
@@ -147,7 +152,7 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, harm in HARMS.items():
         (root / f"{name}.py").write_text(HARMFUL.format(harm=harm))
         models.append({"model": "model.onnx", "name": name, "patterns": f"{name}.py", "memory_limit": "600MB"})
-    models[3]["timeout"] = "1s"
+    models[2]["timeout"] = "1s"
     content = {"defaults": {"data": "data.npz", "target": "openvino"}, "models": models}
     (root / "spec.json").write_text(json.dumps(content))
     batch(root / "spec.json", "-o", root / "out", "--jobs", 2, "-q", code=1)
@@ -158,7 +163,6 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "reason"),
     [
         ("abort", "ended by SIGABRT"),
-        ("exit", "ended with code 3"),
         ("hang", "still at work after 1 s"),
         ("hog", "over the limit of 600 MB"),
     ],
@@ -169,12 +173,73 @@ def test_a_crash_costs_one_entry_and_says_why(harmed: Path, name: str, reason: s
     assert not list((harmed / name).glob("*")) if (harmed / name).exists() else True
 
 
+def test_ctrl_c_ends_the_workers_and_loses_nothing(tmp_path: Path) -> None:
+    save(tmp_path / "a.onnx")
+    (tmp_path / "hang.py").write_text(HARMFUL.format(harm="print('x', file=open('started', 'w')); time.sleep(600)"))
+    command = [sys.executable, "-m", "quantonnx.cli", "batch", "a.onnx", "-o", "out", "--random-data", "2", "-q"]
+    process = subprocess.Popen([*command, "--patterns", "hang.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (130, "quantonnx: error: interrupted\n")
+    assert states(tmp_path / "out") == {"a/tensorrt": "open"}
+    assert not read_records(tmp_path / "out")
+    with opened(tmp_path / "out"):  # no worker holds the lock
+        pass
+
+
+@pytest.mark.real
+def test_a_batch_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    for seed in range(6):
+        save(tmp_path / "models" / f"net{seed}.onnx", seed)
+    command = [
+        sys.executable,
+        "-m",
+        "quantonnx.cli",
+        "batch",
+        "models",
+        "--random-data",
+        "8",
+        "--jobs",
+        "2",
+        "-q",
+        "-o",
+    ]
+    assert subprocess.run([*command, "whole"], cwd=tmp_path, check=False).returncode == 0
+    for seconds in (1.0, 3.0, 5.0, 4.0):
+        process = subprocess.Popen([*command, "killed"], cwd=tmp_path)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    assert subprocess.run([*command, "killed"], cwd=tmp_path, check=False).returncode == 0
+    lines = (tmp_path / "killed" / FOLDER / "journal.jsonl").read_bytes().splitlines()
+    assert sorted(json.loads(line)["identity"] for line in lines if line) == [f"net{n}/tensorrt" for n in range(6)]
+    for path in (tmp_path / "whole").rglob("*.onnx"):
+        assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes()
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
 def test_two_batches_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantonnx.batch.journal._PATIENCE", 0.0)
     with opened(tmp_path), pytest.raises(OutputError, match="another batch is at work"), opened(tmp_path):
         pass
     with opened(tmp_path):
         pass
+
+
+def test_a_journal_that_cannot_be_written_ends_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "bad.onnx").write_text("no model")
+    monkeypatch.setattr(Journal, "add", full)
+    batch(tmp_path, "-o", tmp_path / "out", "--random-data", 1, "-q", code=2)
+    assert "No space left" in capsys.readouterr().err
+    assert states(tmp_path / "out") == {"bad/tensorrt": "open"}
 
 
 def outcome(identity: str, **values: Any) -> Outcome:

@@ -130,6 +130,9 @@ def test_names_are_unique_over_the_whole_file_and_nodes_keep_theirs(name: str) -
     nodes = [node.name for graph in _graphs(proto.graph) for node in graph.node]
     assert len(set(nodes)) == len(nodes)
     assert {node.name for graph in _graphs(model(name).graph) for node in graph.node if node.name} <= set(nodes)
+    fused = qx.transform(model(name), target="onnxruntime").model.to_proto()
+    assert _values(fused) <= _values(proto)
+    assert _values(fused) <= _values(model(name))
     given = [item.name for graph in _graphs(proto.graph) for item in graph.initializer]
     assert len(set(given)) == len(given)
 
@@ -141,6 +144,14 @@ def test_a_float_weight_that_no_graph_reads_any_more_is_gone() -> None:
     }
     assert "shared" not in stored
     assert sum(dtype == np.int8 and "zero" not in name for name, dtype in stored.items()) == 3
+
+
+def test_the_file_imports_the_domain_of_pairs_that_stand_in_bodies_only() -> None:
+    config = qx.QuantConfig(keep_slow=True, contrib_ops=True, activation={"n_bits": 16}, exclude=("in",))  # type: ignore[arg-type]
+    done = qx.quantize(model("if"), feeds("if"), target="onnxruntime", config=config).to_onnx()
+    onnx.checker.check_model(done)
+    assert {entry.domain for entry in done.opset_import} == {"", "com.microsoft"}
+    assert sqnr(run(model("if"), feeds("if")), run(done, feeds("if"))) > 30
 
 
 def test_a_weight_that_branches_share_is_not_folded_into_each() -> None:
@@ -272,6 +283,10 @@ def test_bodies_are_opened_with_names_for_all_their_nodes() -> None:
     assert [body.name for body in opened] == ["choice/then_branch", "choice/else_branch"]
     names = [node.name for body in opened if body.model for node in body.model.graph.nodes]
     assert names == ["left", "choice/then_branch/Tanh_1", "right", "sum"]
+
+
+def _values(proto: onnx.ModelProto) -> set[str]:
+    return {name for graph in _graphs(proto.graph) for node in graph.node for name in node.output}
 
 
 def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:

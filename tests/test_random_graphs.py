@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import graph_laws as laws
 import pytest
-from graph_samples import Sample, in_a_branch, samples
+from graph_samples import Sample, in_a_branch, in_a_loop, samples
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from models import assert_same_results, parse
@@ -14,7 +14,7 @@ from quantonnx.summary import left_in_float
 from quantonnx.target import known_targets
 
 TARGETS = tuple(known_targets())
-quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+quick = settings(max_examples=35, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 
 
 @quick
@@ -40,18 +40,17 @@ def test_a_random_graph_becomes_a_sound_file(sample: Sample, target: str, config
         laws.quantize_gives_a_sound_file(sample, known, fused, target, config)
 
 
-@settings(quick, max_examples=15)
-@given(samples(most=4), st.sampled_from(TARGETS), st.sampled_from(sorted(laws.CONFIGS)))
-def test_a_random_graph_in_a_branch_becomes_a_sound_file(sample: Sample, target: str, config: str) -> None:
-    inside = in_a_branch(sample)
+@settings(quick, max_examples=20)
+@given(samples(most=4), st.sampled_from(TARGETS), st.sampled_from(sorted(laws.CONFIGS)), st.booleans())
+def test_a_random_graph_in_a_body_becomes_a_sound_file(sample: Sample, target: str, config: str, loop: bool) -> None:
+    inside = in_a_loop(sample) if loop else in_a_branch(sample)
     try:
         known = laws.in_float(inside)
     except laws.NotRunnable:
         return
     if known.usable:
-        laws.quantize_gives_a_sound_file(
-            inside, known, laws.transform_keeps_results(inside, known, target), target, config
-        )
+        fused = laws.transform_keeps_results(inside, known, target)
+        laws.quantize_gives_a_sound_file(inside, known, fused, target, config)
 
 
 def test_a_stack_of_matrices_stays_in_float_where_weights_are_in_groups() -> None:

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
+from quantonnx.batch.carrying import carry_out
 from quantonnx.batch.protocol import Event, Task, Tell
-from quantonnx.batch.supervising import supervise
 
 
 class Engine(Protocol):
@@ -35,7 +35,7 @@ class LocalEngine:
                 tell(event)
 
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="batch") as pool:
-            running = [pool.submit(supervise, task, told, stopped=stop.is_set, hold=self.hold) for task in tasks]
+            running = [pool.submit(carry_out, task, told, stopped=stop.is_set, hold=self.hold) for task in tasks]
             try:
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
                 for future in done:

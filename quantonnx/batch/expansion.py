@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantonnx.batch.names import distinct_names, safe_name
+from quantonnx.batch.remote import find_remote, is_url
 from quantonnx.batch.settings import EntrySettings, load_batch
 from quantonnx.calibration.sources import natural_order
 from quantonnx.errors import ConfigError
@@ -41,7 +42,7 @@ class Job:
         return f"{self.name}/{entry.label}"
 
 
-def expand(source: str, given: EntrySettings, out: Path | None = None) -> list[Job]:
+def expand(source: str, given: EntrySettings, out: Path | str | None = None) -> list[Job]:
     """Returns the jobs of a folder, a glob, an .onnx file, or a YAML, TOML or JSON file with a list of models.
 
     `given` stands over the defaults of that file, and beneath what it says of one model. Nothing in `out` is taken for
@@ -55,13 +56,7 @@ def expand(source: str, given: EntrySettings, out: Path | None = None) -> list[J
     ]
 
 
-def is_url(text: str) -> bool:
-    """Returns whether this is a URL, not a path."""
-    scheme, mark, _ = text.partition("://")
-    return bool(mark) and scheme.replace("+", "").isalnum()
-
-
-def _models(source: str, given: EntrySettings, out: Path | None) -> Iterator[tuple[str, str, EntrySettings]]:
+def _models(source: str, given: EntrySettings, out: Path | str | None) -> Iterator[tuple[str, str, EntrySettings]]:
     path = Path(source)
     if path.suffix.lower() in _SPECS and not is_url(source):
         yield from _listed(path, given, out)
@@ -70,7 +65,7 @@ def _models(source: str, given: EntrySettings, out: Path | None) -> Iterator[tup
         yield wanted, model, _filled(given, model)
 
 
-def _listed(path: Path, given: EntrySettings, out: Path | None) -> Iterator[tuple[str, str, EntrySettings]]:
+def _listed(path: Path, given: EntrySettings, out: Path | str | None) -> Iterator[tuple[str, str, EntrySettings]]:
     batch = load_batch(path)
     folder = path.absolute().parent
     defaults = given.over(_beside(batch.defaults, folder))
@@ -83,14 +78,14 @@ def _listed(path: Path, given: EntrySettings, out: Path | None) -> Iterator[tupl
             yield item.name or wanted, model, _filled(settings, model)
 
 
-def find_models(source: str, out: Path | None, *, missing_too: bool = False) -> Iterator[tuple[str, str]]:
+def find_models(source: str, out: Path | str | None, *, missing_too: bool = False) -> Iterator[tuple[str, str]]:
     """Yields a name and the path of each model in a folder, of a glob, or of a file.
 
     With `missing_too` a file need not be there: it becomes an entry that fails. Raises ConfigError for nothing.
     """
     path = Path(source)
     if is_url(source):
-        yield Path(source.rpartition("/")[2]).stem, source
+        yield from (found for found in find_remote(source) if not found[1].startswith(f"{out}/"))
     elif path.is_dir():
         files = _apart((file for file in path.rglob("*.onnx") if not _hidden(file.relative_to(path))), out)
         if not files:
@@ -102,7 +97,7 @@ def find_models(source: str, out: Path | None, *, missing_too: bool = False) -> 
         yield from _globbed(source, out)
 
 
-def _globbed(source: str, out: Path | None) -> Iterator[tuple[str, str]]:
+def _globbed(source: str, out: Path | str | None) -> Iterator[tuple[str, str]]:
     matches = [Path(name) for name in glob.glob(source, recursive=True)]
     files = _apart((path for path in matches if path.is_file()), out)
     if not files:
@@ -111,9 +106,9 @@ def _globbed(source: str, out: Path | None) -> Iterator[tuple[str, str]]:
     yield from ((str(file.relative_to(root).with_suffix("")), str(file)) for file in files)
 
 
-def _apart(files: Iterator[Path], out: Path | None) -> list[Path]:
+def _apart(files: Iterator[Path], out: Path | str | None) -> list[Path]:
     """Files in natural order, without what a batch wrote."""
-    written = None if out is None else out.resolve()
+    written = None if out is None else Path(out).resolve()
     return sorted((f for f in files if written is None or written not in f.resolve().parents), key=natural_order)
 
 

@@ -46,6 +46,7 @@ class Journal:
     """The file of records, opened to add to it."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("ab")
         if self._file.tell():
             self._file.write(b"\n")  # whatever the last line is, the next one is whole

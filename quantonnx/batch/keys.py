@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from quantonnx.batch.expansion import Entry, Job
+from quantonnx.batch.remote import is_url, remote_digest
 from quantonnx.model_files import external_files
 from quantonnx.provenance import canonical
 from quantonnx.version import version_of
@@ -24,15 +25,12 @@ _WITHOUT = frozenset({"targets", "memory_limit", "timeout"})
 
 _FILES = ("data", "eval_data", "config", "patterns")
 
-Digest = Callable[[str], str]
-
 
 class Keys:
-    """The keys of entries; a file that several of them share is read once. `digest` gives that of a file or folder."""
+    """The keys of entries; a file that several of them share is read once."""
 
-    def __init__(self, digest: Digest | None = None) -> None:
-        self._digest = cache(digest or path_digest)
-        self._model = cache(model_digest if digest is None else digest)
+    def __init__(self) -> None:
+        self._digest, self._model = cache(path_digest), cache(model_digest)
 
     def key(self, job: Job, entry: Entry, *, report: bool) -> str:
         """Returns the SHA-256 of all that an entry is made from. Raises OSError for what cannot be read."""
@@ -51,6 +49,8 @@ class Keys:
 
 def model_digest(path: str) -> str:
     """Returns the SHA-256 of a model and of its external data."""
+    if is_url(path):
+        return remote_digest(path)
     file = Path(path)
     digest = hashlib.sha256(_hashed(file))
     for other in external_files(file):
@@ -60,6 +60,8 @@ def model_digest(path: str) -> str:
 
 def path_digest(path: str) -> str:
     """Returns the SHA-256 of a file, or of all files of a folder with their names."""
+    if is_url(path):
+        return remote_digest(path)
     root = Path(path)
     if not root.is_dir():
         return _hashed(root).hex()

@@ -13,6 +13,7 @@ from quantonnx.batch.expansion import Entry, Job
 from quantonnx.batch.journal import Records, read_records
 from quantonnx.batch.keys import Keys, output_digest
 from quantonnx.batch.protocol import Event, Order, Outcome, State, Task
+from quantonnx.batch.remote import fetch, joined, remote_digest, upload
 
 REPORT = ".report"
 
@@ -25,7 +26,8 @@ _LASTING = frozenset(
 @dataclass(frozen=True)
 class Options:
     """How a batch is run. `module` is what runs as a worker; `retry` does again what failed before for a lasting
-    reason; `split` is the number of samples in a part where the calibration of one model is spread over workers."""
+    reason; `split` is the number of samples in a part where the calibration of one model is spread over workers. With a
+    URL as `storage` results go there, and `out` has no more than what the batch remembers."""
 
     module: str
     out: Path
@@ -35,6 +37,7 @@ class Options:
     retry: bool = False
     scheduler: str | None = None
     split: int | None = None
+    storage: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Item:
     def failed(self) -> bool:
         """True where it ended without a result."""
         return self.outcome is not None and self.outcome.state is State.FAILED
+
+    @property
+    def succeeded(self) -> bool:
+        """True where there is a result."""
+        return self.outcome is not None and self.outcome.state is State.DONE
 
     @property
     def output(self) -> str:
@@ -90,6 +98,9 @@ def run_batch(
     is at work on the same folder.
     """
     with journal.opened(options.out) as (records, scratch, lock):
+        copied = joined(options.storage, f"{journal.FOLDER}/{records.path.name}") if options.storage else ""
+        if copied:
+            fetch(copied, records.path)
         known = read_records(options.out)
         items = {item.identity: item for item in planned(jobs, options, known, Keys())}
         _sweep(options.out, items.values())
@@ -99,6 +110,8 @@ def run_batch(
             if isinstance(event, Outcome):
                 item = items[event.identity]
                 records.add(_journaled(item, event), event)
+                if copied:
+                    upload(records.path, copied)
                 items[event.identity] = replace(item, outcome=event)
             hear(event)
 
@@ -129,9 +142,17 @@ def _holds(item: Item, key: str, outcome: Outcome, options: Options) -> bool:
         return False
     if outcome.state is State.FAILED:
         return outcome.kind in _LASTING and not options.retry
+    if options.storage:
+        return _stored(joined(options.storage, item.output)) == outcome.result.get("stored")
     out = options.out / item.output
     report = out.with_suffix(REPORT) / "report.html"
     return output_digest(out) == outcome.digest and (not options.report or report.is_file())
+
+
+def _stored(url: str) -> str | None:
+    with suppress(OSError):
+        return remote_digest(url)
+    return None
 
 
 def _tasks(items: Sequence[Item], options: Options, scratch: Path) -> Iterator[Task]:
@@ -152,6 +173,7 @@ def _tasks(items: Sequence[Item], options: Options, scratch: Path) -> Iterator[T
             memory_limit=job.settings.memory_limit,
             timeout=job.settings.timeout,
             split=options.split,
+            storage=options.storage,
             scheduler=options.scheduler,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from quantonnx.batch.protocol import State
+from quantonnx.batch.remote import joined, upload
 from quantonnx.batch.running import REPORT, Item
 from quantonnx.version import version_of
 from quantonnx.writing import into_place
@@ -64,7 +65,7 @@ def row(item: Item, out: Path) -> dict[str, Any]:
         "bytes": sizes.get("quantized"),
         **{name: _finite(metrics.get(name)) for name in _MEASURED},
         "output": item.output,
-        "report": report if (out / report).is_file() else None,
+        "report": report if outcome.result.get("reported") or (out / report).is_file() else None,
         "sha256": outcome.digest,
         "notes": list(outcome.result.get("notes") or ()),
     }
@@ -87,8 +88,8 @@ def counts(items: Iterable[Item]) -> dict[str, int]:
     return found
 
 
-def write_summary(items: Sequence[Item], out: Path) -> None:
-    """Writes the three files, whole or not at all."""
+def write_summary(items: Sequence[Item], out: Path, storage: str = "") -> None:
+    """Writes the three files, whole or not at all, and stores them behind a URL where there is one."""
     rows = [row(item, out) for item in items]
     content = {"command": "batch", "quantonnx": version_of(), "counts": counts(items), "entries": rows}
     texts = {
@@ -100,6 +101,8 @@ def write_summary(items: Sequence[Item], out: Path) -> None:
     with into_place(*targets, force=True, sources=frozenset()) as parts:
         for part, text in zip(parts, texts.values(), strict=True):
             part.write_text(text, encoding="utf-8", errors="replace")
+    for target in targets if storage else ():
+        upload(target, joined(storage, target.name))
 
 
 def _finite(value: Any) -> Any:

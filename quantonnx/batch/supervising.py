@@ -27,20 +27,28 @@ _EVERY = 0.05
 _GRACE = 60.0
 """Seconds that a worker may take to start."""
 
+Finish = Callable[[Outcome], Outcome]
+
 
 def supervise(
-    task: Task, tell: Tell, *, stopped: Callable[[], bool] = lambda: False, hold: Sequence[int] = ()
+    task: Task,
+    tell: Tell,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    hold: Sequence[int] = (),
+    finish: Finish | None = None,
 ) -> list[Outcome]:
     """Runs a task in worker processes and returns how each entry ended; `tell` hears of it as it comes.
 
     When `stopped` says so, the worker is ended and the rest has no outcome. `hold` are files that stay open while a
-    worker lives.
+    worker lives; `finish` has the last word on an outcome.
     """
     outcomes: list[Outcome] = []
 
     def told(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        tell(outcome)
+        last = finish(outcome) if finish is not None else outcome
+        outcomes.append(last)
+        tell(last)
 
     while (left := _left(task, outcomes)).orders and not stopped():
         _Watch(left, tell, told, stopped, hold).run()
@@ -77,6 +85,7 @@ class _Watch:
         self.seen = _Seen(task.orders[0], time.monotonic())
         self.ended: set[str] = set()
         self.started = False
+        self.failure: BaseException | None = None
 
     def run(self) -> None:
         """Starts the worker, hears it, and tells what its end means for the entry that it was at."""
@@ -98,6 +107,8 @@ class _Watch:
                 reason = ending(process.returncode, said.read_text(errors="replace"))
         for order in self.task.orders:
             _sweep(Path(order.out), process.pid)
+        if self.failure is not None:
+            raise self.failure
         if not self.stopped():
             self._close(reason)
 
@@ -105,7 +116,7 @@ class _Watch:
         """Waits for the end of the worker; returns the limit that it ran into, if any."""
         while process.poll() is None:
             time.sleep(_EVERY)
-            if self.stopped():
+            if self.stopped() or self.failure is not None:
                 return "stopped"
             self.seen.peak = max(self.seen.peak, held := resident_bytes(process.pid))
             limit = self.task.memory_limit
@@ -121,8 +132,13 @@ class _Watch:
     def _hear(self, events: IO[str]) -> None:
         with events:
             for line in events:
-                with suppress(ValueError, KeyError, TypeError):  # the last line of a worker that was ended
+                try:
                     self._take(json.loads(line))
+                except json.JSONDecodeError:  # the last line of a worker that was ended
+                    continue
+                except BaseException as error:  # such as a full disk: that of the batch, not of the worker
+                    self.failure = error
+                    return
 
     def _take(self, event: dict[str, Any]) -> None:
         order = self.orders[event.pop("identity")]
@@ -137,7 +153,8 @@ class _Watch:
 
     def _tell_end(self, outcome: Outcome) -> None:
         peak = round(self.seen.peak / 1e6, 1)
-        self.told(replace(outcome, result={**outcome.result, "peak_rss_mb": peak}))
+        reason = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in outcome.reason)
+        self.told(replace(outcome, reason=reason, result={**outcome.result, "peak_rss_mb": peak}))
 
     def _close(self, reason: str) -> None:
         """Where the worker ended before its work did, the entry that it was at has failed."""

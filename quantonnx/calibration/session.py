@@ -15,7 +15,6 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 import onnx
-import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -30,7 +29,7 @@ from quantonnx.calibration.samples import open_samples
 from quantonnx.calibration.sources import Part, shared_rows
 from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
-from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps
+from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps, check_known, check_type
 from quantonnx.errors import CalibrationError, DataError
 from quantonnx.memory import require
 from quantonnx.model import Model
@@ -84,7 +83,7 @@ class Collector:
         self._follower = Follower(self._record)
         self._begun = 0
         self._seen = 0
-        _check_known(model, [*tensors, *channels])
+        check_known(model, [*tensors, *channels])
 
     def __enter__(self) -> Collector:
         return self
@@ -109,6 +108,18 @@ class Collector:
             self._take(item)
         return [item[0][name] for name in self._outputs]
 
+    def open_for(self, feed: Mapping[str, Array], begun: int = 0) -> None:
+        """Load the model for feeds shaped as this one, the first of a stream of which `begun` samples are passed over.
+
+        What is seen of a part of a stream is then the same as where all of it is run here.
+        """
+        at_once = self._at_once()
+        self._session = self._open(feed, max(cores(self._threads) // at_once, 1))
+        self._begun = self._seen = begun
+
+    def _at_once(self) -> int:
+        return 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
         total = length_of(samples) if progress else None
@@ -120,7 +131,7 @@ class Collector:
             if parts is not None:
                 self._run_parts(parts, samples, progress)
                 return
-        at_once = 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+        at_once = self._at_once()
         for item in in_order(self._infer, self._opened(samples, at_once), at_once):
             self._take(item)
             if progress:
@@ -253,7 +264,7 @@ class Collector:
         for tap in self._taps:
             if tap.outputs[0] in values:
                 with self._refusing(tap.tensor):
-                    _check_type(tap.tensor, values[tap.outputs[0]])
+                    check_type(tap.tensor, values[tap.outputs[0]])
                     tap.record(self._statistics[tap.tensor], values, rows)
         for tensor, name in self._mean_outputs.items():
             if name in values:
@@ -261,7 +272,7 @@ class Collector:
         for name, extremes in self._channels.items():
             if name in values:
                 with self._refusing(name):
-                    _check_type(name, values[name])
+                    check_type(name, values[name])
                     extremes.update(values[name], rows)
 
     @contextmanager
@@ -277,17 +288,3 @@ class Collector:
         if not self._lenient:
             raise error
         self._refused[tensor] = error.message
-
-
-def _check_known(model: Model, tensors: Sequence[str]) -> None:
-    known = model.tensors()
-    for name in tensors:
-        if not isinstance(known.get(name), gs.Variable):
-            found = "is a constant" if name in known else "is not in the model"
-            raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
-
-
-def _check_type(name: str, value: Any) -> None:
-    if value.dtype not in ("float32", "float16"):
-        hint = "convert the model to float32 first, or exclude the operator"
-        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)

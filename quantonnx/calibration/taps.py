@@ -13,10 +13,13 @@ from math import prod
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, TensorStatistics
+from quantonnx.errors import CalibrationError
+from quantonnx.model import Model
 
 Array = NDArray[Any]
 
@@ -216,3 +219,19 @@ def _static_float_shape(item: onnx.ValueInfoProto) -> tuple[int, ...]:
     kind = item.type.tensor_type
     known = kind.elem_type == onnx.TensorProto.FLOAT and all(d.HasField("dim_value") for d in kind.shape.dim)
     return tuple(d.dim_value for d in kind.shape.dim) if known else ()
+
+
+def check_known(model: Model, tensors: Sequence[str]) -> None:
+    """Raises CalibrationError for a tensor that the model does not compute."""
+    known = model.tensors()
+    for name in tensors:
+        if not isinstance(known.get(name), gs.Variable):
+            found = "is a constant" if name in known else "is not in the model"
+            raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
+
+
+def check_type(name: str, value: Any) -> None:
+    """Raises CalibrationError for a value of a type that is not watched."""
+    if value.dtype not in ("float32", "float16"):
+        hint = "convert the model to float32 first, or exclude the operator"
+        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)

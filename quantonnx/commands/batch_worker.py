@@ -40,6 +40,7 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     _limit(task.memory_limit)
     with os.fdopen(descriptor, "w", encoding="utf-8") as events:
+        _sender(events, task.orders[0].identity)({"stage": "prepare"})
         settings = GivenOptions(task.model, task.settings)
         observer = _observer(task, settings)
         for order in task.orders:
@@ -47,7 +48,8 @@ def main(descriptor: int) -> None:
 
 
 def _end_with_input() -> None:
-    sys.stdin.read()
+    while os.read(sys.stdin.fileno(), 1):  # not through sys.stdin, whose lock would be held when Python ends
+        pass
     os._exit(1)
 
 
@@ -146,13 +148,26 @@ def _written(out: Path) -> str:
 
 
 def _observer(task: Task, settings: GivenOptions) -> Observer | None:
-    """Returns what runs the samples: once for all targets, where there are several."""
-    if len(task.orders) < 2 or not settings.samples.given:
+    """Returns what runs the samples: once for all targets where there are several, in parts where that is asked for."""
+    if not settings.samples.given or (len(task.orders) < 2 and task.split is None):
         return None
+    from quantonnx.observing import observe
     from quantonnx.sharing import SharedObservation
 
-    watches = list(_watches(task, settings))
-    return SharedObservation(watches) if len(watches) > 1 else None
+    inner = observe if task.split is None else _splitting(task, settings, task.split)
+    watches = list(_watches(task, settings)) if len(task.orders) > 1 else []
+    return SharedObservation(watches, inner) if len(watches) > 1 else inner
+
+
+def _splitting(task: Task, settings: GivenOptions, size: int) -> Observer:
+    from quantonnx.batch.cluster import parts_on
+    from quantonnx.batch.splitting import SplitObserver, run_here
+    from quantonnx.commands.batch_part import MODULE as PART
+
+    folder = Path(task.orders[0].out).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    run_parts = run_here if task.scheduler is None else parts_on(task.scheduler)
+    return SplitObserver(PART, size, settings.samples.open, task.settings, folder, run_parts)
 
 
 def _watches(task: Task, settings: GivenOptions) -> Iterator[Watch]:
@@ -161,9 +176,12 @@ def _watches(task: Task, settings: GivenOptions) -> Iterator[Watch]:
     from quantonnx.observing import watch_of
     from quantonnx.quantized import insert_qdq
     from quantonnx.rewriting import transform
+    from quantonnx.sharing import worth_it
 
     with suppress(Exception):
         model, config = Model.read(settings.model), settings.numbers.build()
+        if not worth_it(settings.samples.open(model)):
+            return
         for order in task.orders:
             with suppress(Exception):
                 fused = transform(model, target=settings.target(order.target).choose())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,25 @@ class SpreadOptions:
             "--timeout", metavar="TIME", help="The longest that an entry may take, as 10min.", rich_help_panel=_SPREAD
         ),
     ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="tcp://HOST:PORT",
+            help="Run on the workers of this Dask cluster, a model for each thread.",
+            rich_help_panel=_SPREAD,
+        ),
+    ] = None
+    split_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--split-samples",
+            metavar="N",
+            min=1,
+            help="Calibrate in parts of N samples, which the cluster shares out: for few and large models.",
+            rich_help_panel=_SPREAD,
+        ),
+    ] = None
     retry: Annotated[
         bool, typer.Option("--retry", help="Try again what failed for a lasting reason.", rich_help_panel=_SPREAD)
     ] = False
@@ -85,12 +105,14 @@ def batch(
     """Quantize many models for several targets; run it again to go on where it was ended."""
     from quantonnx.batch.expansion import expand
 
-    jobs = expand(source, _given(work, samples, numbers, spread), out)
+    place = _plain(out)
+    jobs = expand(source, _given(work, samples, numbers, spread), place)
     _check(jobs)
-    options = _options(out, work, spread)
+    options = _options(place, work, spread)
+    _check_split(jobs, options)
     items = _foreseen(jobs, options) if dry_run else _carried_out(run, jobs, options)
-    _show(run, items, out)
-    return CHECK_FAILED if any(item.failed for item in items) else 0
+    _show(run, items, options)
+    return 0 if dry_run or all(item.succeeded for item in items) else CHECK_FAILED
 
 
 def _given(work: WorkOptions, samples: SampleOptions, numbers: NumberOptions, spread: SpreadOptions) -> EntrySettings:
@@ -120,8 +142,10 @@ def _given(work: WorkOptions, samples: SampleOptions, numbers: NumberOptions, sp
 
 
 def _plain(value: Any) -> Any:
-    """Paths as text; a path has made one slash of the two in a URL."""
-    return _SCHEME.sub(r"\1://", str(value)) if isinstance(value, Path) else value
+    """Paths as text; a path has made one slash of the two in a URL, or of the three."""
+    if not isinstance(value, Path):
+        return value
+    return _SCHEME.sub(lambda found: f"{found[1]}:///" if found[1] == "file" else f"{found[1]}://", str(value))
 
 
 def _check(jobs: Sequence[Job]) -> None:
@@ -144,16 +168,48 @@ def _check(jobs: Sequence[Job]) -> None:
                 options.samples.images()
 
 
-def _options(out: Path, work: WorkOptions, spread: SpreadOptions) -> Options:
+def _options(place: str, work: WorkOptions, spread: SpreadOptions) -> Options:
+    from quantonnx.batch.remote import is_url
     from quantonnx.batch.running import Options
     from quantonnx.calibration.concurrency import cores
     from quantonnx.commands.batch_worker import MODULE
     from quantonnx.commands.reporting import check_report_folder
 
+    remote = is_url(place)
+    out = _remembering(place) if remote else Path(place)
+    threads = max(cores(None) // spread.jobs, 1)
     if work.report:
         check_report_folder(out)
-    threads = max(cores(None) // spread.jobs, 1)
-    return Options(MODULE, out, spread.jobs, threads, report=work.report, retry=spread.retry)
+    return Options(
+        MODULE,
+        out,
+        spread.jobs,
+        threads,
+        report=work.report,
+        retry=spread.retry,
+        scheduler=spread.scheduler,
+        split=spread.split_samples,
+        storage=place if remote else "",
+    )
+
+
+def _check_split(jobs: Sequence[Job], options: Options) -> None:
+    """Raises ConfigError where the workers of a cluster could not see what they are to share."""
+    from quantonnx.batch.remote import DATA, is_url
+
+    if options.split is None or options.scheduler is None:
+        return
+    places = [options.storage, *(str(getattr(job.settings, name)) for job in jobs for name in DATA)]
+    remote = next((place for place in places if is_url(place)), None)
+    if remote is not None:
+        raise ConfigError(
+            f"--split-samples on a cluster, and {remote!r} is a URL", "name a folder that all workers see"
+        )
+
+
+def _remembering(url: str) -> Path:
+    """The folder that has what a batch remembers of results behind a URL, and their temporary files."""
+    return Path.home() / ".cache" / "quantonnx" / "batch" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _foreseen(jobs: Sequence[Job], options: Options) -> list[Item]:
@@ -167,6 +223,7 @@ def _foreseen(jobs: Sequence[Job], options: Options) -> list[Item]:
 
 def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
     from quantonnx.batch.board import Board
+    from quantonnx.batch.cluster import ClusterEngine
     from quantonnx.batch.running import run_batch
     from quantonnx.batch.summary import write_summary
 
@@ -177,16 +234,17 @@ def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
             options,
             hear=board.hear,
             begin=board.begin,
-            finish=lambda items: write_summary(items, options.out),
+            finish=lambda items: write_summary(items, options.out, options.storage),
+            engine=None if options.scheduler is None else lambda _lock: ClusterEngine(str(options.scheduler)),
         )
 
 
-def _show(run: Run, items: Sequence[Item], out: Path) -> None:
+def _show(run: Run, items: Sequence[Item], options: Options) -> None:
     from quantonnx.batch.summary import counts, row
     from quantonnx.commands.tables import table
 
-    rows = [row(item, out) for item in items]
-    run.result |= {"output": str(out), "counts": counts(items), "entries": rows}
+    rows = [row(item, options.out) for item in items]
+    run.result |= {"output": options.storage or str(options.out), "counts": counts(items), "entries": rows}
     columns = ("entry", "state", "seconds", "activation_pairs", "weights", "sqnr_db", "agreement", "accuracy")
     shown = [[_cell(found.get(name)) for name in columns] for found in rows]
     run.show(table("", *columns, rows=shown, numbers=tuple(range(2, len(columns)))))

@@ -216,11 +216,11 @@ class Acting:
 
     def choose(self) -> QuantizedModel:
         """Returns the model placed as configured, or as --auto finds best."""
+        if not self.options.auto:
+            return self.placed
         from quantonnx.quantized import insert_qdq
         from quantonnx.search.choosing import choose_config
 
-        if not self.options.auto:
-            return self.placed
         with self.run.stage("choose", "choose method and recipe") as stage:
             self.choice = choose_config(
                 self.placed,
