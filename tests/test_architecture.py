@@ -23,7 +23,7 @@ ORDER = [
     "version",
     "model_files",
     "placing",
-    "attribute_kinds",
+    "schema_checks",
     "printable",
     "collecting",
     "rounding",
