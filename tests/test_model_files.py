@@ -74,7 +74,7 @@ class TestExternalData:
             import numpy as np
             from onnx import TensorProto, parser
             from quantonnx.model import Model, deferred
-            text = '<ir_version: 10, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
+            text = '<ir_version: 10, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Sum(x) }'
             model = Model.read(parser.parse_model(text))
             for i in range(20):
                 values = deferred(f'w{i}', (1 << 21,), TensorProto.FLOAT, lambda: np.zeros(1 << 21, np.float32))
