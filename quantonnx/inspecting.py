@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from quantonnx.bodies import open_bodies
 from quantonnx.model import Model
 from quantonnx.model_files import file_size
 from quantonnx.provenance import provenance
@@ -99,6 +100,17 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What is in the body of an If, Loop or Scan."""
+
+    name: str
+    operators: tuple[tuple[str, int], ...]
+    activation_pairs: int
+    weight_pairs: int
+    reason: str = ""  # why nothing is known of it
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What `quantonnx inspect` shows."""
 
@@ -117,6 +129,7 @@ class Inspection:
     bytes_by_type: tuple[tuple[str, int], ...]
     file_bytes: int
     bodies: int
+    inside: tuple[Inside, ...]
     provenance: dict[str, str]
 
 
@@ -131,7 +144,7 @@ def inspect(source: str | Path) -> Inspection:
         domains=tuple((entry.domain or "ai.onnx", entry.version) for entry in graph.import_domains or ()),
         ir_version=model.ir_version,
         producer=" ".join(filter(None, (graph.producer_name, graph.producer_version))),
-        operators=tuple(Counter(_operator(node) for node in graph.nodes).most_common()),
+        operators=_operators(model),
         activation_pairs=len(pairs.activations),
         weight_pairs=pairs.weights,
         bias_pairs=pairs.biases,
@@ -140,8 +153,23 @@ def inspect(source: str | Path) -> Inspection:
         bytes_by_type=_bytes_by_type(stored),
         file_bytes=file_size(source),
         bodies=len(model.left_in_float),
+        inside=tuple(_inside(model)),
         provenance=provenance(model.metadata),
     )
+
+
+def _operators(model: Model) -> tuple[tuple[str, int], ...]:
+    return tuple(Counter(_operator(node) for node in model.graph.nodes).most_common())
+
+
+def _inside(model: Model) -> Iterator[Inside]:
+    for body in open_bodies(model):
+        if body.model is None:
+            yield Inside(body.name, (), 0, 0, body.reason)
+            continue
+        pairs = find_pairs(body.model)
+        yield Inside(body.name, _operators(body.model), len(pairs.activations), pairs.weights)
+        yield from _inside(body.model)
 
 
 def interface(model: Model) -> dict[str, str]:

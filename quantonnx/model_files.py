@@ -11,14 +11,19 @@ import onnx
 from quantonnx.errors import ModelError
 
 
-def file_size(source: str | Path) -> int:
-    """Returns the bytes of an ONNX file and of its external data; the weights in it are not read."""
+def files_of(source: str | Path) -> tuple[Path, ...]:
+    """Returns an ONNX file and those of its external data. Raises ModelError for one that cannot be read."""
     path = Path(source)
     try:
         places = external_places(path)
     except Exception as error:  # protobuf and the system raise several types
         raise ModelError(f"{str(path)!r} cannot be read", "check the file") from error
-    return sum(file.stat().st_size for file in (path, *(path.parent / place for place in places)))
+    return (path, *(path.parent / place for place in sorted(places)))
+
+
+def file_size(source: str | Path) -> int:
+    """Returns the bytes of an ONNX file and of its external data; the weights in it are not read."""
+    return sum(file.stat().st_size for file in files_of(source))
 
 
 def external_files(source: str | Path) -> list[Path]:
@@ -26,11 +31,10 @@ def external_files(source: str | Path) -> list[Path]:
     missing or outside its folder: who reads the model says so."""
     path = Path(source)
     try:
-        places = sorted(external_places(path))
-    except Exception:  # protobuf and the system raise several types
+        found = files_of(path)[1:]
+    except ModelError:
         return []
     roots = {path.absolute().parent.resolve(), path.resolve().parent}
-    found = [path.parent / place for place in places]
     return [file for file in found if file.is_file() and not roots.isdisjoint(file.resolve().parents)]
 
 
@@ -68,4 +72,6 @@ def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
     while content[at] > 127:
         value |= (content[at] & 127) << shift
         shift, at = shift + 7, at + 1
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
     return value | content[at] << shift, at + 1

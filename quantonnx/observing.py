@@ -54,7 +54,7 @@ def watch_of(quantized: QuantizedModel) -> Watch:
 def observe(watch: Watch, feeding: Feeding) -> Observed:
     """Runs the float model over the samples, or lets the forward loop do it; see Collector for errors."""
     kept = KeptSamples() if watch.keep else None
-    with collector_of(watch, feeding.threads, kept) as collector:
+    with collector_of(watch, feeding, kept) as collector:
         if feeding.forward_loop is not None:
             feeding.forward_loop(collector.run)
         else:
@@ -62,14 +62,15 @@ def observe(watch: Watch, feeding: Feeding) -> Observed:
         return Observed(collector.collected(), kept.spread() if kept else ())
 
 
-def collector_of(watch: Watch, threads: int | None = None, kept: KeptSamples | None = None) -> Collector:
+def collector_of(watch: Watch, feeding: Feeding, kept: KeptSamples | None = None) -> Collector:
     """Returns what sees all that is to be seen."""
     return Collector(
         watch.model,
         sorted(watch.tensors),
         histogram=watch.histogram,
         means=watch.means,
-        threads=threads,
+        threads=feeding.threads,
         lenient=watch.lenient,
         keeping=kept,
+        memory_limit=feeding.memory_limit,
     )

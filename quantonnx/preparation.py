@@ -32,6 +32,7 @@ class Feeding:
     forward_loop: ForwardLoop | None = None
     threads: int | None = None
     progress: Progress | None = None
+    memory_limit: int | None = None
 
 
 def prepared(
@@ -76,6 +77,7 @@ def _absorbed(
         forward_loop=feeding.forward_loop,
         threads=feeding.threads,
         progress=feeding.progress,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, done.refused
 
@@ -92,6 +94,7 @@ def _smoothed(
         forward_loop=feeding.forward_loop,
         threads=feeding.threads,
         progress=feeding.progress,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, done.refused
 
@@ -132,6 +135,7 @@ def _scaled(
         skip=rules_of(step.settings.skip, "recipe.scale_inputs.skip").first,
         forward_loop=feeding.forward_loop,
         threads=feeding.threads,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
 

@@ -21,6 +21,11 @@ LONGEST = 300
 ORDER = [
     "errors",
     "version",
+    "memory",
+    "model_files",
+    "placing",
+    "attribute_kinds",
+    "printable",
     "collecting",
     "rounding",
     "scales",
@@ -34,6 +39,9 @@ ORDER = [
     "weights",
     "failures",
     "matching",
+    "scanning",
+    "expansion",
+    "tensor_sizes",
     "reading",
     "target",
     "importing",
@@ -42,6 +50,7 @@ ORDER = [
     "writing",
     "model",
     "element_types",
+    "bodies",
     "following",
     "shapes",
     "editing",
@@ -53,6 +62,7 @@ ORDER = [
     "scopes",
     "format_rules",
     "resolution",
+    "fusions",
     "rewriting",
     "sites",
     "provenance",
@@ -82,6 +92,7 @@ ORDER = [
     "sharing",
     "calibrating",
     "pipeline",
+    "tallying",
     "verification",
     "timing",
     "speed",
@@ -104,6 +115,7 @@ ORDER = [
     "batch",
     "commands",
     "cli",
+    "program",
 ]
 
 

@@ -26,9 +26,10 @@ from quantonnx.algorithms.norm_readers import NormReaders, Operand, Refused, Ski
 from quantonnx.algorithms.operand_scaling import OperandScaler, divide_input, fits
 from quantonnx.algorithms.scale_search import searched
 from quantonnx.algorithms.second_moments import Moments, squared_error
-from quantonnx.algorithms.stages import Stages, Stream
+from quantonnx.algorithms.stages import stages_at
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
 from quantonnx.calibration.feeds import Progress
+from quantonnx.calibration.staging import Stream
 from quantonnx.config.recipe import AwqConfig
 from quantonnx.editing import Rewriter
 from quantonnx.model import Model
@@ -189,7 +190,7 @@ def _seen(
     if not places:
         return
     waiting = {place.layers[0].node.name: place for place in places}
-    stages = Stages(model, tuple(waiting))
+    stages = stages_at(model, tuple(waiting))
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
         stream = Stream(stages, Path(folder) / "float", samples, threads)
         for stage in stages:

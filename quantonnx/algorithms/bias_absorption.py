@@ -58,11 +58,12 @@ def absorb_biases(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | None = None,
 ) -> Absorption:
     """Returns the fused float model with high biases absorbed; nothing is run where none can be.
 
-    `samples` and `forward_loop` are those of `calibrate`; `skip` names layers to leave alone. The results are those of
-    the model for all values that samples show, and differ where others fall below them.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`; `skip` names layers to leave alone. The
+    results are those of the model for all values that samples show, and differ where others fall below them.
     """
     found = [_fit(each) for each in channel_pairs(model, skip)]
     pairs = [each for each in found if isinstance(each, Pair)]
@@ -70,7 +71,9 @@ def absorb_biases(
     if not pairs:
         return Absorption(model.copy(), (), refused)
     watch = _Watch(model, pairs)
-    with Collector(watch.model, (), means=watch.means, channels=watch.last, threads=threads) as collector:
+    with Collector(
+        watch.model, (), means=watch.means, channels=watch.last, threads=threads, memory_limit=memory_limit
+    ) as collector:
         collector.observe(samples, forward_loop, limit=limit, progress=progress)
         collector.finish()
         amounts = watch.amounts(collector)

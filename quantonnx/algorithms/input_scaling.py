@@ -88,17 +88,19 @@ def scale_inputs(
     skip: Skip = lambda names: None,
     forward_loop: ForwardLoop | None = None,
     threads: int | None = None,
+    memory_limit: int | None = None,
 ) -> InputScaling:
     """Returns the fused float model with scaled inputs where at least `least_gain` dB less error is expected.
 
-    `samples` and `forward_loop` are those of `calibrate`; of samples the first 8 are run, and none where no input can
-    be scaled. `skip` names linear layers to leave alone. Raises CalibrationError for an input with NaN or infinity.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`; of samples the first 8 are run, and none
+    where no input can be scaled. `skip` names linear layers to leave alone. Raises CalibrationError for an input with
+    NaN or infinity.
     """
     found = list(_inputs(model, sites, skip))
     if not found:
         return InputScaling(model, ())
     names = list(dict.fromkeys(each.site.tensor for each in found))
-    with Collector(model, (), channels=names, threads=threads) as collector:
+    with Collector(model, (), channels=names, threads=threads, memory_limit=memory_limit) as collector:
         collector.observe(samples, forward_loop, limit=SAMPLES)
         collector.finish()
         seen = collector.channel_extremes()

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from quantonnx.algorithms.grids import Problem, Rounder, moved
 from quantonnx.algorithms.second_moments import Moments, damped, squared_error
-from quantonnx.algorithms.stages import Stages, Stream
+from quantonnx.algorithms.stages import stages_at
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
 from quantonnx.calibration.feeds import Progress
+from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.formats import Parameters, dequantize, quantize
 from quantonnx.model import Model, constant
 from quantonnx.sites import Site
@@ -101,7 +102,7 @@ def _streams(
     model: Model, layers: Sequence[WeightLayer], samples: Iterable[Mapping[str, Array]], pace: Pace, threads: int | None
 ) -> Iterator[tuple[Stages, list[Stream]]]:
     """The network as it becomes, and beside it the float one where that is aimed at."""
-    stages = Stages(model, [layer.node.name for layer in layers])
+    stages = stages_at(model, [layer.node.name for layer in layers])
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
         streams = [Stream(stages, Path(folder) / "changed", samples, threads)]
         if pace.sequential and pace.asymmetric:

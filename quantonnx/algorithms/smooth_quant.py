@@ -68,17 +68,18 @@ def smooth(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | None = None,
 ) -> Smoothing:
     """Returns the fused float model smoothed by what samples show; nothing is run where no norm can be smoothed.
 
-    `samples` and `forward_loop` are those of `calibrate`, `alpha`, `scale_clamp_min` and `skip` those of `smooth_by`.
-    Samples are read here, and once more to calibrate: an iterator that is spent then raises DataError. Raises what
-    `smooth_by` raises, and CalibrationError for a norm whose result holds NaN or infinity.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`, `alpha`, `scale_clamp_min` and `skip` those
+    of `smooth_by`. Samples are read here, and once more to calibrate: an iterator that is spent then raises DataError.
+    Raises what `smooth_by` raises, and CalibrationError for a norm whose result holds NaN or infinity.
     """
     wanted = maxima_needed(model, skip)
     maxima: dict[str, Array] = {}
     if wanted:
-        with Collector(model, (), channels=wanted, threads=threads) as collector:
+        with Collector(model, (), channels=wanted, threads=threads, memory_limit=memory_limit) as collector:
             collector.observe(samples, forward_loop, limit=limit, progress=progress)
             collector.finish()
             maxima = {name: found.maxima for name, found in collector.channel_extremes().items()}

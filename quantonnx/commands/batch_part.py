@@ -30,12 +30,13 @@ def main() -> int:
 def _observe(part: Part) -> None:
     from quantonnx.model import Model
     from quantonnx.observing import collector_of
+    from quantonnx.preparation import Feeding
 
     model = Model.read(part.model)
     samples = GivenOptions(part.model, part.settings).samples.open(model)
     stream = iter(samples)
     first = next(stream)
-    with collector_of(part.watch(model), part.threads) as collector:
+    with collector_of(part.watch(model), Feeding(threads=part.threads)) as collector:
         collector.open_for(first, part.begun)
         collector.run_all(islice(chain([first], stream), part.start, part.stop))
         collector.collected().save(Path(part.out))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantonnx.commands.running import Run, finite, write_text
+from quantonnx.printable import json_text
 
 if TYPE_CHECKING:
     from quantonnx.calibration.collected import Statistics
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantonnx.quantized import QuantizedModel
     from quantonnx.report import Facts
     from quantonnx.speed import Speed
-    from quantonnx.verification import Comparison
+    from quantonnx.tallying import Comparison
 
 ReportOption = Annotated[
     Path | None,
@@ -88,7 +88,7 @@ def report_quantization(run: Run, folder: Path, done: Reported) -> None:
     _tell(run, facts)
     if done.plan is not None:
         write_text(folder / "plan.yaml", done.plan.to_yaml())
-    text = json.dumps(finite(run.result), indent=2, ensure_ascii=False, default=str)
+    text = json_text(finite(run.result), indent=2, default=str)
     write_text(folder / "summary.json", text + "\n")
 
 

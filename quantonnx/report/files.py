@@ -17,7 +17,7 @@ from quantonnx.report.facts import Facts, SiteFacts
 from quantonnx.report.gathering import observe_tensors
 from quantonnx.report.histograms import beyond, histogram_of
 from quantonnx.speed import Speed
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 _CONSTANTS = ("weight", "bias")
 

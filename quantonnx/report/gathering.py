@@ -30,7 +30,7 @@ from quantonnx.report.recipe import step_facts
 from quantonnx.sites import Site
 from quantonnx.speed import Speed
 from quantonnx.summary import deciding_rule, ranging_text, site_format
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 
 def observe(
