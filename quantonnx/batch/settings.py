@@ -72,6 +72,7 @@ class EntrySettings(Strict):
     keep_slow: bool | None = None
     patterns: str | None = None
     external_data: bool | None = None
+    ort_extension: Listed | None = None
     memory_limit: Bytes | None = None
     timeout: Seconds | None = None
 

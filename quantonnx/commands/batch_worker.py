@@ -130,6 +130,7 @@ def _quantize(run: Run, order: Order, settings: GivenOptions, memory_limit: int 
         eval_data=settings.evaluation,
         speed=False,
         memory_limit=None if memory_limit is None else str(memory_limit),
+        libraries=settings.libraries,
         report=Path(order.report) if order.report else None,
     )
 
