@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from apart import apart, warm
+from graph_damage import restructured
 from specimens import Specimen, specimens
 
 from quantonnx.errors import QuantonnxError
@@ -98,9 +99,11 @@ BINARY: tuple[Mutation, ...] = (flip, flip, flip, cut, drop, splice, repeat, len
 TEXT: tuple[Mutation, ...] = (flip, cut, drop, splice, repeat, lengthen, reword, reword, reword, reword)
 
 
-def damaged(content: bytes, seed: int) -> bytes:
+def damaged(content: bytes, seed: int, *, structure: bool = False) -> bytes:
     """Returns the content with one to three mutations, mostly one, the same for the same seed."""
     random = np.random.default_rng(seed)
+    if structure:
+        return restructured(content, random)
     data = bytearray(content)
     mutations = TEXT if content.isascii() else BINARY
     for _ in range(random.choice([1, 1, 1, 2, 3])):
@@ -124,7 +127,9 @@ def read(specimen: Specimen, seed: int, folder: Path) -> tuple[str, str]:
     for name, content in specimen.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(specimen.packed(damaged(content, seed)) if name == specimen.damaged else content)
+        if name == specimen.damaged:
+            content = specimen.packed(damaged(content, seed, structure=specimen.structure))
+        path.write_bytes(content)
     try:
         specimen.read(folder)
     except QuantonnxError as error:

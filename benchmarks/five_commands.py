@@ -12,6 +12,7 @@ folders given. Prints counts and every failure; exits with 1 where there is one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -27,6 +28,7 @@ from robustness import KINDS, difference, examples, run
 
 import quantonnx as qx
 from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.insertion import refuse_quantized
 
 COMMANDS = ("inspect", "plan", "transform", "quantize", "check")
 RECORD = "record.jsonl"
@@ -91,9 +93,17 @@ def compared(subject: Subject, transformed: Path) -> str:
     if any(difference(*pair) for pair in zip(first, second, strict=True)):
         return "random"
     if not transformed.is_file():
-        return "refused, and the model runs"
+        return "quantized" if is_quantized(subject.path) else "refused, and the model runs"
     after = run(transformed, feed)  # type: ignore[arg-type]
     return next(filter(None, (difference(*pair) for pair in zip(after, first, strict=True))), "same")
+
+
+def is_quantized(path: Path) -> bool:
+    try:
+        refuse_quantized(qx.Model.read(path), path.name)
+    except qx.ModelError:
+        return True
+    return False
 
 
 def random_feed(path: Path) -> Feed:
@@ -108,7 +118,7 @@ def outcomes(subject: Subject, ending: Ending, out: Path) -> Iterator[tuple[str,
     broken = [line for line in errors if "error: unexpected" in line]
     for record in records:
         if record["command"] == "compare":
-            fine = record["said"] in ("same", "not runnable", "random")
+            fine = record["said"] in ("same", "not runnable", "random", "quantized")
             yield "result", record["said"] if fine else "FAILED", "" if fine else record["said"]
         else:
             yield record["command"], "refused" if record["code"] == 2 else "done", ""
@@ -131,6 +141,14 @@ def sweep(subjects: Iterable[Subject], target: str, seconds: float, counts: Coun
         shutil.rmtree(out)
 
 
+def everything(options: argparse.Namespace, target: str, counts: Counter[tuple[str, ...]]) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in options.kinds:
+            yield from sweep(stored(kind, Path(folder), options.every), target, options.seconds, counts)
+    for place in options.files:
+        yield from sweep(found(place), target, options.seconds, counts)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
@@ -141,13 +159,9 @@ def main() -> int:
     options = parser.parse_args()
     warm()
     counts: Counter[tuple[str, ...]] = Counter()
-    for target in options.targets:
-        with tempfile.TemporaryDirectory() as folder:
-            for kind in options.kinds:
-                for line in sweep(stored(kind, Path(folder), options.every), target, options.seconds, counts):
-                    print(line, flush=True)
-        for place in options.files:
-            for line in sweep(found(place), target, options.seconds, counts):
+    with contextlib.suppress(KeyboardInterrupt):  # and what there is so far is told
+        for target in options.targets:
+            for line in everything(options, target, counts):
                 print(line, flush=True)
     for (kind, target, command, outcome), count in sorted(counts.items()):
         print(f"{kind:18} {target:12} {command:10} {outcome:14} {count:5}")

@@ -43,7 +43,7 @@ class Decider(Enum):
     BODY = "control flow: a body is quantized where it runs as a model of its own"
 
 
-_OF_ALGORITHMS = frozenset(
+OF_ALGORITHMS = frozenset(
     {
         Decider.SMOOTH,
         Decider.AWQ,
@@ -56,6 +56,7 @@ _OF_ALGORITHMS = frozenset(
         Decider.METHOD,
     }
 )
+"""Those that tell what a step of the recipe or the calibration did; all others are about the placement."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Decision:
     @property
     def of_algorithm(self) -> bool:
         """True for what a step of the recipe or the calibration tells, and not the placement."""
-        return self.decider in _OF_ALGORITHMS
+        return self.decider in OF_ALGORITHMS
 
 
 def refusal(step: Step, match: Pattern, target: Target, types: ElementTypes) -> Decision | None:

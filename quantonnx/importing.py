@@ -17,6 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from quantonnx.errors import ModelError
 from quantonnx.reading import ExternalData, copy_fields
+from quantonnx.schema_checks import refuse_unlike_schema
 from quantonnx.weights import StoredValues, to_numpy_dtype
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -58,6 +59,7 @@ class _Importer:
         self._known: dict[str, ValueInfoProto] = {}
         self._nodes: dict[str, NodeProto] = {}
         self._given: set[str] = set()
+        self._opset = _standard_opset(proto)
 
     def graph(self) -> gs.Graph:
         proto = self._proto.graph
@@ -122,6 +124,8 @@ class _Importer:
         return self._tensors[name]
 
     def _node(self, proto: NodeProto, name: str, outputs: list[gs.Tensor]) -> gs.Node:
+        if proto.domain in STANDARD_DOMAINS:
+            refuse_unlike_schema(proto, name, self._opset)
         inputs = [self._read(read, name) for read in proto.input]
         attrs = {attr.name: self._attribute(attr) for attr in proto.attribute}
         if rest := _node_extras(proto):
@@ -142,22 +146,28 @@ class _Importer:
     def _assemble(self, nodes: list[gs.Node], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Graph:
         proto = self._proto
         domains = [*proto.opset_import]
-        versions = {entry.version for entry in domains if entry.domain in STANDARD_DOMAINS}
-        if len(versions) > 1:
-            raise ModelError(f"the file names the opsets {sorted(versions)}, expected one", "export the model again")
-        opset = next(iter(versions), 1)
         return gs.Graph(
             nodes,
             inputs,
             outputs,
             name=proto.graph.name,
             doc_string=proto.graph.doc_string,
-            opset=opset,
+            opset=self._opset,
             import_domains=domains,
             producer_name=proto.producer_name,
             producer_version=proto.producer_version,
             ir_version=proto.ir_version,
         )
+
+
+def _standard_opset(proto: ModelProto) -> int:
+    versions = {entry.version for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS}
+    if len(versions) > 1:
+        raise ModelError(f"the file names the opsets {sorted(versions)}, expected one", "export the model again")
+    version = next(iter(versions), 1)
+    if not 0 < version < 1 << 31:
+        raise ModelError(f"the file names opset {version}", "expected 1 or more: export the model again")
+    return version
 
 
 def _refuse_damaged_names(graph: GraphProto) -> None:

@@ -22,6 +22,7 @@ from quantonnx import exporting, importing, ordering, reading, writing
 from quantonnx.collecting import uncollected
 from quantonnx.errors import ModelError
 from quantonnx.importing import Extras
+from quantonnx.placing import into_place
 from quantonnx.reading import Source
 from quantonnx.weights import constant, deferred, load_array
 
@@ -159,7 +160,7 @@ class Model:
             self._save_external(document, target, force)
             return
         files = self._extras.files
-        with writing.into_place(target, force=force, sources=files) as (part,), part.open("wb") as file:
+        with into_place(target, force=force, sources=files) as (part,), part.open("wb") as file:
             writing.write_embedded(document, file)
 
     def with_opset(self, version: int) -> Model:
@@ -212,7 +213,7 @@ class Model:
     def _save_external(self, document: exporting.Document, target: Path, force: bool) -> None:
         data = target.with_name(target.name + ".data")
         with (
-            writing.into_place(data, target, force=force, sources=self._extras.files) as (raw_part, part),
+            into_place(data, target, force=force, sources=self._extras.files) as (raw_part, part),
             raw_part.open("wb") as raw,
             part.open("wb") as file,
         ):

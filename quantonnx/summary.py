@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from quantonnx.calibration.methods import Method
+from quantonnx.calibration.methods import Method, RangeMethod
 from quantonnx.decisions import Decision
 from quantonnx.explaining.findings import Explanation
 from quantonnx.explaining.wording import decided_by
@@ -154,8 +154,8 @@ def site_format(site: Site) -> str:
     return "int32" if site.derived_from is not None else format_name(site.format)
 
 
-def ranging_text(site: Site) -> str:
-    """Returns in a few words where the numbers of a site come from."""
+def ranging_text(site: Site, chosen: RangeMethod | None = None) -> str:
+    """Returns in a few words where the numbers of a site come from; `chosen` is the method that `auto` came to."""
     ranging = site.ranging
     if site.derived_from is not None:
         return "product of two scales"
@@ -167,7 +167,9 @@ def ranging_text(site: Site) -> str:
         return f"{ranging.range[0]:g} to {ranging.range[1]:g}"
     if not site.on_activation:
         return "its values" if ranging.method.kind is Method.MINMAX else f"its values, {ranging.method}"
-    return str(ranging.method) if site.source == site.tensor else f"that of {site.source!r}"
+    if site.source != site.tensor:
+        return f"that of {site.source!r}"
+    return str(ranging.method) if chosen is None or ranging.method.kind is not Method.AUTO else f"{chosen}, by auto"
 
 
 def deciding_rule(site: Site) -> str:
@@ -199,7 +201,7 @@ def described(quantized: QuantizedModel, site: Site) -> dict[str, Any]:
         "owner": site.owner,
         "edges": [[edge.node, edge.index] for edge in site.edges],
         "reason": site.reason,
-        "range": ranging_text(site),
+        "range": ranging_text(site, quantized.method),
         "rules": list(site.rules),
     }
     numbers = (quantized.parameters or {}).get(site)

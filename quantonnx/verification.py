@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from quantonnx.calibration.feeds import Progress, input_specs, length_of
 from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.running import outputs_of
+from quantonnx.calibration.samples import open_samples
 from quantonnx.calibration.spilling import Spill
 from quantonnx.errors import DataError
 from quantonnx.memory import memory_limit_of
@@ -36,7 +36,7 @@ _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 def compare(
     float_source: Source,
     quantized_source: Source,
-    samples: Iterable[Feed],
+    samples: Any,
     labels: Array | None = None,
     *,
     limit: int | None = None,
@@ -46,23 +46,26 @@ def compare(
 ) -> Comparison:
     """Runs both models on the same feeds and returns how near the second is to the first.
 
-    `labels` are class numbers [N], or booleans [N, classes] of the classes that count as right. `limit` stops after so
-    many feeds; `threads` are those of each model, half of the processor by default, since both run at once. With a
-    `memory_limit`, that of `calibrate`, they run one after the other, and in parts where they do not fit. Raises
-    DataError where there are no samples, or where the models or labels do not belong together.
+    `samples` is what `open_samples` takes, `limit` how many of them are used. `labels` are class numbers [N], or
+    booleans [N, classes] of the classes that count as right; by default those kept beside the data. `threads` are those
+    of each model, half of the processor by default, since both run at once. With a `memory_limit`, that of `calibrate`,
+    they run one after the other, and in parts where they do not fit. Raises DataError where there are no samples, or
+    where the models or labels do not belong together.
     """
-    total, feeds = length_of(samples), islice(samples, limit)
+    exact = Model.read(float_source)
+    stream = open_samples(samples, input_specs(exact), limit=limit)
+    labels, total = stream.labels if labels is None else labels, length_of(stream)
     allowed = memory_limit_of(memory_limit)
     if allowed is not None:
-        models = Model.read(float_source), Model.read(quantized_source)
-        return _compare_apart(models, feeds, labels, threads, lambda done: progress and progress(done, total), allowed)
+        models = exact, Model.read(quantized_source)
+        return _compare_apart(models, stream, labels, threads, lambda done: progress and progress(done, total), allowed)
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
     sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
     inputs = [{value.name for value in session.get_inputs()} for session in sessions]
     pairs = _pairs_of_outputs(inputs, [[value.name for value in session.get_outputs()] for session in sessions])
     tally = Tally([name for name, _ in pairs], labels)
     with ThreadPoolExecutor(1) as beside:
-        for feed in feeds:
+        for feed in stream:
             waiting = beside.submit(run_sample, sessions[0], [name for name, _ in pairs], feed, tally.samples)
             rough = run_sample(sessions[1], [name for _, name in pairs], feed, tally.samples)
             tally.add(waiting.result(), rough, batch_of(feed))

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto
 
-from quantonnx.errors import ModelError, OutputError
+from quantonnx.errors import ModelError
 from quantonnx.exporting import EXTERNAL_FROM, Document, export_value, is_plain, stored_bytes
 from quantonnx.importing import Extras
 from quantonnx.scanning import varint
@@ -110,39 +106,6 @@ class _Hashed(io.RawIOBase):
         return self._size
 
 
-@contextmanager
-def into_place(*targets: Path, force: bool, sources: frozenset[Path]) -> Iterator[list[Path]]:
-    """Gives a temporary name beside each target; moves all into place at the end, or none when anything fails.
-
-    OutputError for a target that exists (unless `force`) or is one of `sources`, which are still to be read, and when
-    the system refuses. Whatever happens, no temporary file stays.
-    """
-    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
-    try:
-        _refuse(targets, force, sources)
-        yield temporary
-        _move(list(zip(temporary, targets, strict=True)))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {str(targets[-1])!r}: {reason}", "check the folder and free space") from error
-    finally:
-        for path in temporary:
-            with suppress(OSError):  # a second problem must not hide the first
-                path.unlink()
-
-
-def _refuse(targets: Iterable[Path], force: bool, sources: frozenset[Path]) -> None:
-    for target in targets:
-        if target.resolve() in sources:
-            raise OutputError(f"{str(target)!r} holds the weights of the input model", "write to another name")
-        if target.is_dir():
-            raise OutputError(f"{str(target)!r} is a folder", "name a file")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"{str(target)!r} is a device, not a file", "name a file")
-        if target.exists() and not force:
-            raise OutputError(f"{str(target)!r} exists already", "use --force (force=True) to replace it")
-
-
 def _is_light(constant: gs.Constant) -> bool:
     return is_plain(constant) and stored_bytes(constant) < EXTERNAL_FROM
 
@@ -167,28 +130,3 @@ def _check_size(document: Document) -> None:
     if document.size > PROTOBUF_LIMIT:
         size = f"{document.size / 1e9:.1f} GB"
         raise ModelError(f"the model takes {size}, and one ONNX file holds 2 GB", "save it with external data")
-
-
-def _move(pairs: list[tuple[Path, Path]]) -> None:
-    """Moves all or none; only the last move is of one piece, so the others keep what they replace until then."""
-    undo: list[tuple[Path, Path | None]] = []
-    try:
-        for source, target in pairs[:-1]:
-            undo.append((target, _put_by(target)))
-            os.replace(source, target)
-        os.replace(*pairs[-1])
-    except BaseException:
-        for target, kept in reversed(undo):
-            os.replace(kept, target) if kept else target.unlink(missing_ok=True)
-        raise
-    for _, kept in undo:
-        if kept:
-            kept.unlink()
-
-
-def _put_by(target: Path) -> Path | None:
-    if not target.exists():
-        return None
-    kept = target.with_name(f".{target.name}.{os.getpid()}.old")
-    os.replace(target, kept)
-    return kept

@@ -23,6 +23,8 @@ ORDER = [
     "version",
     "memory",
     "model_files",
+    "placing",
+    "schema_checks",
     "printable",
     "collecting",
     "rounding",
@@ -113,6 +115,7 @@ ORDER = [
     "batch",
     "commands",
     "cli",
+    "program",
 ]
 
 

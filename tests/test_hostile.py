@@ -114,8 +114,8 @@ CASES = [
     ),
     Case("two opsets", changed(MATMUL, lambda m: m.opset_import.add(domain="", version=11)), "", "the opsets [11, 17]"),
     Case("no opset", changed(MATMUL, lambda m: m.ClearField("opset_import"))),
-    Case("opset 0", changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", 0)), "ipc", "No Op registered"),
-    Case("opset -1", changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", -1)), "ipc", "No Op registered"),
+    Case("opset 0", changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", 0)), "", "the file names opset"),
+    Case("opset -1", changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", -1)), "", "the file names opset"),
     Case("opset 1", changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", 1))),
     Case(
         "opset 999", changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", 999)), "ipc", "ONNX Runtime cannot"
@@ -123,8 +123,8 @@ CASES = [
     Case(
         "opset 2^62",
         changed(MATMUL, lambda m: setattr(m.opset_import[0], "version", 1 << 62)),
-        "ipc",
-        "No Op registered",
+        "",
+        "the file names opset",
     ),
     Case("format 0", changed(MATMUL, lambda m: setattr(m, "ir_version", 0))),
     Case("format 99", changed(MATMUL, lambda m: setattr(m, "ir_version", 99))),
@@ -252,9 +252,17 @@ CASES = [
         "ipc",
         "ONNX Runtime cannot",
     ),
-    Case("a convolution of nothing", changed(CONVOLUTION, lambda m: m.graph.node[0].ClearField("input")), "ipc"),
     Case(
-        "a convolution of 53 operands", changed(CONVOLUTION, lambda m: m.graph.node[0].input.extend(["x"] * 50)), "ipc"
+        "a convolution of nothing",
+        changed(CONVOLUTION, lambda m: m.graph.node[0].ClearField("input")),
+        "",
+        "has 0 inputs, expected 2 to 3",
+    ),
+    Case(
+        "a convolution of 53 operands",
+        changed(CONVOLUTION, lambda m: m.graph.node[0].input.extend(["x"] * 50)),
+        "",
+        "has 53 inputs",
     ),
     Case(
         "a permutation out of range",
@@ -275,7 +283,7 @@ CASES = [
         "an output that nothing gives",
         changed(CONVOLUTION, lambda m: m.graph.node[1].ClearField("output")),
         "",
-        "given by no node",
+        "has 0 outputs",
     ),
     Case(
         "an output without a name",

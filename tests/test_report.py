@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from models import parse
 
 from quantonnx import QuantConfig, calibrate, cli, demo, insert_qdq, transform
 from quantonnx.calibration.statistics import TensorStatistics
+from quantonnx.decisions import OF_ALGORITHMS, Decider, Decision
 from quantonnx.errors import OutputError
-from quantonnx.evidence import Evidence, collect_evidence
+from quantonnx.evidence import Evidence, advice, collect_evidence
 from quantonnx.preparation import Feeding
 from quantonnx.quantized import QuantizedModel
 from quantonnx.report import Facts, gather_facts, highlights, observe, page, recipe_changes, write_report
@@ -176,6 +178,18 @@ def test_histograms_stay_small_and_keep_every_count() -> None:
     assert beyond(stats, -1.0, 2.0) == pytest.approx((np.mean(values < -1), np.mean(values > 2)), abs=2e-3)
 
 
+def test_the_method_that_won_is_told() -> None:
+    _, calibrated = quantized(activation={"calibration_method": "auto"})
+    facts = gather_facts(calibrated)
+    assert {site.range for site in facts.sites if site.kind == "activation"} == {f"{calibrated.method}, by auto"}
+    assert not any(site.range.startswith("auto") for site in facts.sites)
+
+
+def test_the_worst_groups_come_with_advice(measured: tuple[QuantizedModel, Evidence, Facts]) -> None:
+    _, evidence, facts = measured
+    assert facts.to_dict()["advice"] == {group.name: advice(evidence, group) for group in evidence.groups}
+
+
 def test_each_group_tells_what_decided() -> None:
     _, calibrated = quantized(exclude=("second",))
     groups = {group.name: group for group in gather_facts(calibrated).groups}
@@ -212,6 +226,15 @@ def test_steps_of_a_recipe_are_told_apart() -> None:
     assert {change.node for change in changed if change.step == "smooth_quant"} == {"project"}
     assert {change.node for change in changed if change.step == "equalize"} >= {"first", "second"}
     assert any(change.step == "bias_correction" and change.moved > 0 for change in changed)
+
+
+@pytest.mark.parametrize("decider", sorted(OF_ALGORITHMS, key=lambda decider: decider.name))
+def test_whatever_an_algorithm_tells_is_told_once(decider: Decider) -> None:
+    _, calibrated = quantized()
+    config = QuantConfig(recipe=["equalize", "absorb_biases", "smooth_quant", "scale_inputs", "awq"])
+    told = replace(calibrated, decisions=(Decision("r1", "because", decider),), config=config)
+    notes = [note for step in gather_facts(told).recipe for note in step.told]
+    assert notes == [("r1", "because")]
 
 
 def test_layers_whose_codes_were_chosen_are_told() -> None:
@@ -293,7 +316,11 @@ def test_compare_writes_a_report_of_two_files(tmp_path: Path, capsys: pytest.Cap
     assert written["groups"] == []
     assert {site["tensor"] for site in written["sites"] if site["histogram"]} >= {"x", "r1"}
     assert written["evidence"]["samples"] == 6
-    assert capsys.readouterr().out.strip().splitlines()[-3:] == written["highlights"]
+    assert [step["name"] for step in written["recipe"]] == ["scale_inputs", "calibration", "bias_correction"]
+    assert all(group["blame"] for group in written["evidence"]["groups"])
+    shown = capsys.readouterr().out.strip()
+    assert shown.splitlines()[-3:] == written["highlights"]
+    assert shown.count("--exclude") == written["highlights"][2].count("--exclude")
 
 
 def test_an_unusable_folder_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,6 +368,12 @@ def test_a_browser_shows_selects_and_sorts(
         assert tab.locator("#site-detail h3").text_content() == site.tensor
         bars = tab.locator("#site-plot .bars .point").count()
         assert (bars > 0) == (site.histogram is not None or site.channels is not None)
+    order = tab.evaluate("byId('depth').data[0].text")
+    assert order == [group.name for group in sorted(measured[1].groups, key=lambda group: group.place)]
+    assert tab.evaluate("picture.scale") >= 0.8
+    for row in tab.locator("#site-table tbody tr").all():
+        cells = row.locator("td").all_text_contents()
+        assert (cells[3] == "–") == (cells[1] == "bias")
     tab.click("#site-table th:nth-child(1) button")
     names = tab.locator("#site-table tbody td:first-child").all_text_contents()
     assert names == sorted(names)

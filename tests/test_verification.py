@@ -58,6 +58,17 @@ def test_batches_change_nothing(batch: int, values: np.ndarray) -> None:
     assert many.agreement == one.agreement
 
 
+def test_samples_are_whatever_other_calls_take(values: np.ndarray, tmp_path: Path) -> None:
+    models, path = (scaled(1, 1, 1, 1), scaled(1.1, 0.9, 1, 1)), tmp_path / "data.npz"
+    np.savez(path, x=values, labels=values.argmax(1))
+    expected = compare(*models, feeds(values))
+    for samples in ({"x": values}, values, lambda: feeds(values), path, str(path)):
+        found = compare(*models, samples)
+        assert (found.samples, found.sqnr_db) == (24, pytest.approx(expected.sqnr_db))
+    assert (found.float_accuracy, expected.float_accuracy) == (1, None)
+    assert compare(*models, {"x": values}, limit=5).samples == 5
+
+
 def test_equal_models_are_infinitely_near(values: np.ndarray) -> None:
     found = compare(scaled(1, 1, 1, 1), scaled(1, 1, 1, 1), feeds(values))
     assert found.sqnr_db == math.inf

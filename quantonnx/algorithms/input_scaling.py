@@ -130,7 +130,7 @@ def scale_inputs_by(
         linears = tuple(node.name for node in each.nodes)
         norm = norms.get(name)
         folded = norm is not None and set(norm.linears) == set(linears)
-        _divide(scaler, each, scale, norm if folded else None)
+        divide(scaler, each.weights, scale, norm if folded else None)
         scaled.append(ScaledInput(name, linears, scale, gain, folded))
     if not scaled:
         return InputScaling(model, ())
@@ -163,14 +163,16 @@ def _reads(node: gs.Node, name: str, skip: Skip) -> bool:
     return skip([node.name, node.op, *(output.name for output in node.outputs)]) is None
 
 
-def _divide(scaler: OperandScaler, found: _Input, scale: Array, norm: NormReaders | None) -> None:
-    value = found.nodes[0].inputs[0]
+def divide(scaler: OperandScaler, weights: Sequence[Operand], scale: Array, norm: NormReaders | None = None) -> None:
+    """Divides the input of layers by channel, in the norm that gives it or by a Mul, and multiplies their weights."""
+    layers = [weight.edges[0][0] for weight in weights]
+    value = layers[0].inputs[0]
     if norm is None:
-        divide_input(scaler.editor, found.nodes, scale, f"{value.name}_scaled")
+        divide_input(scaler.editor, layers, scale, f"{value.name}_scaled")
     else:
         for operand, part in zip(norm.factors, ("gamma", "beta"), strict=False):
             scaler.scale(operand, 1 / scale, f"{value.name}_{part}")
-    for operand in found.weights:
+    for operand in weights:
         scaler.scale(operand, scale, f"{operand.edges[0][0].outputs[0].name}_weight")
 
 

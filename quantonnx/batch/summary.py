@@ -15,8 +15,8 @@ from urllib.parse import quote
 from quantonnx.batch.protocol import State
 from quantonnx.batch.remote import joined, upload
 from quantonnx.batch.running import REPORT, Item
+from quantonnx.placing import into_place
 from quantonnx.version import version_of
-from quantonnx.writing import into_place
 
 COLUMNS = (
     "entry",

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.errors import CalibrationError
+from quantonnx.placing import into_place
 from quantonnx.version import version_of
-from quantonnx.writing import into_place
 
 Array = NDArray[Any]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantonnx.commands.reporting import check_report_folder
+from quantonnx.commands.reporting import BLAMED, check_report_folder
 from quantonnx.commands.running import Run
 from quantonnx.errors import ConfigError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _PANEL = "Layers"
 _SHOWN = 10
-_BLAMED = 8  # in one pass
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,16 @@ class LayerOptions:
         typer.Option("--top", metavar="N", min=1, help="Show so many of each; 10 by default.", rich_help_panel=_PANEL),
     ] = None
     at_outputs: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--at-outputs",
             metavar="N",
             min=0,
-            help="Measure also what each of the N worst groups alone does to the model's outputs.",
+            help="Measure for N groups, on all samples, what each alone does to the model's outputs; by default for as "
+            "many as take a short time, on 8 samples. Groups are ranked by it.",
             rich_help_panel=_PANEL,
         ),
-    ] = 0
+    ] = None
     target: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +74,7 @@ class LayerOptions:
             "--target": self.target,
             "--report": self.report,
         }
-        first = next((name for name, value in given.items() if value), None)
+        first = next((name for name, value in given.items() if value is not None), None)
         if first and not self.layers:
             raise ConfigError(f"{first} is given without --layers", "add --layers")
         if self.report is not None:
@@ -91,7 +92,7 @@ def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, option
             samples,
             target=options.target,
             at_outputs=options.at_outputs,
-            blame=max(options.at_outputs, _BLAMED),
+            blame=max(options.at_outputs or 0, BLAMED),
             progress=stage.report,
         )
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
@@ -100,7 +101,8 @@ def show_layers(run: Run, model: Path, quantized: Path, samples: Samples, option
         run.note(f"note: {note}")
     most = max(len(found.groups), len(found.sites)) if run.verbose else options.top or _SHOWN
     run.show("", _groups_table(found, most), "", _sites_table(found, most), "")
-    run.show_text(last_line(found))
+    if options.report is None:  # which ends with lines that say it too
+        run.show_text(last_line(found))
     return found
 
 
@@ -110,35 +112,38 @@ def last_line(found: Evidence) -> str:
 
     if not found.groups or not found.groups[0].isolated.noise:
         return "no group changes its values\n"
-    worst = max(found.groups, key=lambda group: group.at_output.relative if group.at_output else -1.0)
-    if worst.at_output is None:
-        worst = found.groups[0]
+    worst = found.groups[0]
     return f"worst: {worst.pattern} {worst.name!r}: {advice(found, worst)}\n"
 
 
 def _groups_table(found: Evidence, most: int) -> Table:
     from quantonnx.commands.tables import percent, table
 
-    measured = any(group.at_outputs for group in found.groups)
     rows = [
         (
             group.name,
             group.pattern,
-            _decibels(group.isolated),
-            f"{group.isolated.cosine:.5f}",
+            _at_output(group),
             percent(group.share),
             _to_blame(found, group),
+            _decibels(group.isolated),
+            f"{group.isolated.cosine:.5f}",
             _decibels(group.accumulated),
-            *([_decibels(group.at_output) if group.at_output else "–"] if measured else []),
             f"{group.macs / 1e6:.2f}",
         )
         for group in found.groups[:most]
     ]
-    columns = ["group", "pattern", "alone dB", "cosine", "share of noise", "mostly by", "with all before dB"]
-    columns += ["outputs, alone dB"] * measured
-    columns.append("million MACs")
-    title = _title("Groups by the error of each alone", len(rows), len(found.groups))
+    columns = ["group", "pattern", "outputs dB", "share of noise", "mostly by"]
+    columns += ["its own dB", "cosine", "with all before dB", "million MACs"]
+    title = _title(f"Groups by {found.ranked_by}", len(rows), len(found.groups))
     return table(title, *columns, rows=rows, numbers=range(2, len(columns)))
+
+
+def _at_output(group: GroupEvidence) -> str:
+    """The SQNR of the worst output where only this group is quantized; one that is predicted is marked."""
+    if group.at_output is not None:
+        return _decibels(group.at_output)
+    return f"~{-10 * math.log10(group.effect):.1f}" if 0 < group.effect < math.inf else "–"
 
 
 def _to_blame(found: Evidence, group: GroupEvidence) -> str:
@@ -157,7 +162,7 @@ def _sites_table(found: Evidence, most: int) -> Table:
             site.tensor,
             site.role,
             site.format,
-            _decibels(site.errors),
+            "–" if site.role == "bias" else _decibels(site.errors),  # correction changes it on purpose
             f"{100 * site.clipped:.3g} %",
             percent(site.clipping),
             percent(site.code_range_used),
@@ -167,7 +172,7 @@ def _sites_table(found: Evidence, most: int) -> Table:
         for site in found.sites[:most]
     ]
     columns = ("tensor", "role", "format", "SQNR dB", "clipped", "noise by clipping", "codes used", "values", "range")
-    title = _title("Pairs and weights by their own error", len(rows), len(found.sites))
+    title = _title("Pairs and weights by their own error, whatever it does to the outputs", len(rows), len(found.sites))
     return table(title, *columns, rows=rows, numbers=range(3, 9))
 
 

@@ -34,6 +34,9 @@ ReportOption = Annotated[
 MOST_SAMPLES = 128
 """Samples of which histograms and errors of layers are made."""
 
+BLAMED = 8
+"""Groups of which the pair to blame is looked for: in one pass."""
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -137,7 +140,9 @@ def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidenc
     from quantonnx.evidence import collect_evidence
 
     with run.stage("layers", "layers") as stage:
-        found = collect_evidence(calibrated, samples, limit=MOST_SAMPLES, threads=run.threads, progress=stage.report)
+        found = collect_evidence(
+            calibrated, samples, blame=BLAMED, limit=MOST_SAMPLES, threads=run.threads, progress=stage.report
+        )
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
     return found
 

@@ -250,7 +250,7 @@ def one_line(error: BaseException) -> str:
 
 def write_text(path: Path, text: str, *, force: bool = True) -> None:
     """Writes a text file, whole or not at all. Raises OutputError where it exists, unless `force`."""
-    from quantonnx.writing import into_place
+    from quantonnx.placing import into_place
 
     if not path.parent.is_dir():
         raise OutputError(f"the folder {str(path.parent)!r} does not exist", "create it first")

@@ -67,8 +67,8 @@ class GptqConfig(LayerChoice):
     `damp_percent` of the mean of H's diagonal is added to the diagonal. With `desc_act`, inputs are rounded in the
     order of falling E[x²], else as they stand. With `static_groups`, the scales of groups are those of the float
     weight, else each is found when its group is reached. With `true_sequential`, the inputs of a layer are those that
-    the layers before give once they are rounded; with `asymmetric`, it then aims at the outputs of the float network.
-    With `search_scales`, scales may clip a few weights.
+    the layers before give once they are rounded; with `asymmetric`, it then aims at the outputs of the float network,
+    as far as samples bear that out. With `search_scales`, scales may clip a few weights.
     """
 
     damp_percent: float = Field(default=0.01, ge=0, le=1)
@@ -92,7 +92,8 @@ class AdaRoundConfig(LayerChoice):
     `iterations` of Adam with `learning_rate`, of which the share `warm_start` goes without regularization;
     `regularization` is λ, for errors in units of a step of the weight and of the mean square of the inputs. For
     `descent`, `sweeps` is how often every weight is looked at, at most. `damp_percent` is that of GPTQ. With
-    `asymmetric`, a layer aims at the outputs of the float network; with `search_scales`, scales may clip a few weights.
+    `asymmetric`, a layer aims at the outputs of the float network, as far as samples bear that out; with
+    `search_scales`, scales may clip a few weights.
     """
 
     search: Search = Search.DESCENT

@@ -56,7 +56,7 @@ def _cause(site: SiteEvidence, blame: str) -> str:
             return f"{name} has one scale for all channels: try per_channel, or more bits"
         return f"{name} is rounded to {site.errors.sqnr_db:.1f} dB: try a recipe for weights, or more bits"
     if site.clipping > _MOSTLY:
-        return f"{name} loses most by clipping, {site.clipping:.0%} of what it loses: try --method minmax there"
+        return f"{name} is clipped, which makes {site.clipping:.0%} of its noise: try minmax for it"
     if site.peak > _PEAKED:
-        return f"{name} has few values that are much larger than all others: try smoothing, 16 bits or percentile"
+        return f"{name} has few values that are much larger than all others: try smooth_quant, 16 bits or percentile"
     return f"{name} is rounded to {site.errors.sqnr_db:.1f} dB: try 16 bits there"

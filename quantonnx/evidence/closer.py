@@ -29,22 +29,29 @@ class Closer:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What was found, by the name of a group's tensor, in so many passes over so many samples."""
+
+    groups: Mapping[str, Closer]
+    passes: int
+    samples: int
+
+
+@dataclass(frozen=True)
 class _Gauges:
     outputs: Mapping[str, ErrorGauge]
     without: Mapping[str, ErrorGauge]
 
 
-def look_closer(
-    subject: Subject, at_outputs: Sequence[str], blame: Sequence[str], run: Run
-) -> tuple[dict[str, Closer], int]:
-    """Returns more about groups by the name of their tensor, and how often the data was read for it.
+def look_closer(subject: Subject, at_outputs: Sequence[str], blame: Sequence[str], run: Run) -> Look:
+    """Returns more about some groups.
 
     `at_outputs` are those whose effect on the outputs is wanted, `blame` those whose pairs are left out in turn. `run`
     gives the sums of a model's outputs over all samples. Everything but the one group is float.
     """
     names = list(dict.fromkeys((*at_outputs, *blame)))
     found: dict[str, Closer] = {}
-    passes = 0
+    passes = samples = 0
     for first in range(0, len(names), _GROUPS_AT_ONCE):
         some = names[first : first + _GROUPS_AT_ONCE]
         bench = Bench(subject)
@@ -59,10 +66,10 @@ def look_closer(
         bench.gauges.close()
         totals: Mapping[str, float] = {}
         if bench.gauges.outputs:
-            totals, _ = run(bench.model, bench.gauges.outputs)
+            totals, samples = run(bench.model, bench.gauges.outputs)
             passes += 1
         found |= {name: Closer(_read(g.outputs, totals), _read(g.without, totals)) for name, g in gauges.items()}
-    return found, passes
+    return Look(found, passes, samples)
 
 
 def _read(gauges: Mapping[str, ErrorGauge], totals: Mapping[str, float]) -> dict[str, Errors]:

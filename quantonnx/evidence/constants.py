@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,19 @@ from quantonnx.evidence.grafting import Grafter
 from quantonnx.evidence.pairs import code_limits
 from quantonnx.inspecting import QuantizedConstant, constant_of, find_pairs
 from quantonnx.recalibration.numbers import code_type, scale_and_zero_point
+from quantonnx.sites import Site
 
 Array = np.ndarray[Any, Any]
 
 
-def constant_sites(grafter: Grafter) -> Iterator[SiteEvidence]:
-    """Yields the evidence of each quantized constant that the float model has too."""
+def constant_sites(grafter: Grafter, sites: Iterable[Site] = ()) -> Iterator[SiteEvidence]:
+    """Yields the evidence of each quantized constant that the float model has too.
+
+    `sites` tell of formats that have fewer bits than the type that stores them.
+    """
+    narrow = {site.tensor: (site.format.qmin, site.format.qmax) for site in sites if site.is_weight}
     for constant in find_pairs(grafter.quantized).constants:
-        found = _evidence(grafter, constant)
+        found = _evidence(grafter, constant, narrow)
         if found is not None:
             yield found
 
@@ -32,7 +37,9 @@ def float_errors(exact: Array, rough: Array) -> Errors:
     return Errors(signal, noise, power, x.size)
 
 
-def _evidence(grafter: Grafter, constant: QuantizedConstant) -> SiteEvidence | None:
+def _evidence(
+    grafter: Grafter, constant: QuantizedConstant, narrow: Mapping[str, tuple[float, float]]
+) -> SiteEvidence | None:
     node, model = constant.node, grafter.quantized
     origin = origin_of(grafter, node)
     dtype = _code_type(grafter, constant)
@@ -42,7 +49,7 @@ def _evidence(grafter: Grafter, constant: QuantizedConstant) -> SiteEvidence | N
     x, stored = grafter.base.array(origin).astype(np.float32), model.array(constant.stored)
     axis, block = int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size", 0))
     scale, zero = (_spread(values, x.shape, axis, block) for values in numbers)
-    limits = code_limits(dtype)
+    limits = narrow.get(str(origin.name)) or code_limits(dtype)
     codes = stored.astype(np.float32)
     if constant.stored.dtype.kind == "f" and np.dtype(dtype).kind in "iu":  # a pair on stored float values
         codes = np.clip(np.rint(codes / scale) + zero, *limits)
@@ -97,7 +104,7 @@ def _spread(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Arr
     return numbers.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
-def _used(codes: Array, axis: int | None, limits: tuple[int, int]) -> float:
+def _used(codes: Array, axis: int | None, limits: tuple[float, float]) -> float:
     """The mean over channels of the share of codes between the lowest and the highest one that occur."""
     if not codes.size:
         return 0.0

@@ -15,10 +15,11 @@ from quantonnx.evidence.collecting import measure
 from quantonnx.evidence.findings import Evidence
 from quantonnx.evidence.groups import matched_groups
 from quantonnx.evidence.measuring import Bench, Subject
+from quantonnx.evidence.rescaling import rescaled
 from quantonnx.inspecting import find_pairs
 from quantonnx.model import Model
-from quantonnx.placement import Placement
-from quantonnx.preparation import Feeding, prepared
+from quantonnx.placement import Placement, place
+from quantonnx.preparation import Feeding, prepared, steps_of
 from quantonnx.provenance import provenance
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.recalibration import float_view
@@ -42,7 +43,7 @@ def compare_layers(
     samples: Any,
     *,
     target: str | Path | Target | None = None,
-    at_outputs: int = 0,
+    at_outputs: int | None = None,
     blame: int = 0,
     limit: int | None = None,
     threads: int | None = None,
@@ -74,10 +75,13 @@ def subject_of_files(
         notes.append("the quantized model was made from another float file than the given one")
     if target is None and "target" not in told:
         return Subject(exact, quantized, ()), notes
-    config = _config(told)
+    config = config_of(told)
     fused = transform(exact, target=get_target(target) if target is not None else _told_target(told["target"]))
     placed = insert_qdq(fused.model, fused.matches, config)
     model, placement = _equalized(placed)
+    if any(step.name == "scale_inputs" for step in steps_of(config, placed.matches.target)):
+        model = rescaled(model, quantized)
+        placement = place(model, placed.matches, config)
     groups = matched_groups(model, placed.matches.resolve(model), placement.sites, placed.matches.target)
     if not any(step.name in _SCALING for step in config.steps):
         return Subject(model, quantized, groups, placement.sites), notes
@@ -122,8 +126,8 @@ def _told_target(name: str) -> Target:
         raise TargetError(f"the file was made for {name!r}: {error.message}", "give --target FILE.py") from error
 
 
-def _config(told: dict[str, str]) -> QuantConfig:
-    """The configuration that a file was made with, as far as this version knows it."""
+def config_of(told: dict[str, str]) -> QuantConfig:
+    """Returns the configuration that a file was made with, as far as this version knows it."""
     try:
         return QuantConfig(**json.loads(told.get("config", "{}")))
     except Exception:  # of another version: positions of pairs are read from the file all the same

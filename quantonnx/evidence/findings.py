@@ -108,14 +108,16 @@ class SiteEvidence:
 class GroupEvidence:
     """What quantizing one group does: one match of a pattern, which the target runs as one kernel.
 
-    `name` is what `exclude` takes to leave it in float, `tensor` the value that it gives, `sites` the tensors whose
+    `name` is what `exclude` takes to leave it in float, `tensor` the value that it gives, `place` its position in the
+    float graph, `sites` the tensors whose
     pairs it reads or gives, `kept` those of them whose pairs stay, for the sake of other groups, where only this one is
     released. `isolated` is the error of that value where only this group is quantized and everything
     before it is float; `accumulated` that in the quantized model; `at_outputs` that of each model output where only
     this group is quantized, and `blame`, by tensor, the share of the isolated noise that would go with that one of its
-    pairs or constants: both for the groups for which they were asked. `share` is the part of this group in the sum of
-    all isolated relative noise. `macs` are its multiply-accumulates, `float_us` and `integer_us` the times that the
-    target's cost model expects, None where it has none.
+    pairs or constants: both for the groups for which they were measured. `effect` is the noise at the worst output over
+    its signal, predicted where it was not measured, and `share` its part in the sum of those of all groups. `macs` are
+    its multiply-accumulates, `float_us` and `integer_us` the times that the target's cost model expects, None where it
+    has none.
     """
 
     name: str
@@ -126,7 +128,9 @@ class GroupEvidence:
     accumulated: Errors
     sites: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    effect: float = 0.0
     share: float = 0.0
+    place: int = 0
     macs: int = 0
     float_us: float | None = None
     integer_us: float | None = None
@@ -150,8 +154,8 @@ class GroupEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a quantized model loses accuracy: groups and sites worst first by isolated error (biases
-    last, since correction moves them on purpose), and its outputs.
+    """Where a quantized model loses accuracy: groups, worst first by what `ranked_by` says, sites by their own error
+    (biases last, since correction moves them on purpose), and its outputs.
 
     `outputs` are the errors of the whole quantized model, `samples` the number that was seen, `passes` how often the
     data was read, `notes` what could not be measured, and why.
@@ -163,12 +167,14 @@ class Evidence:
     samples: int
     passes: int = 1
     notes: tuple[str, ...] = ()
+    ranked_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON has it, in the same order."""
         return {
             "samples": self.samples,
             "passes": self.passes,
+            "ranked_by": self.ranked_by,
             "outputs": {name: errors.to_dict() for name, errors in self.outputs.items()},
             "groups": [group.to_dict() for group in self.groups],
             "sites": [site.to_dict() for site in self.sites],

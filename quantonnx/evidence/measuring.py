@@ -93,6 +93,7 @@ class Survey:
         self.sites = subject.sites
         bench = self._bench = Bench(subject)
         self.grafter, self.model, self.gauges = bench.grafter, bench.model, bench.gauges
+        self._places = {value.name: at for at, node in enumerate(self.model.graph.nodes) for value in node.outputs}
         self._whole = self.grafter.whole("quantized/")
         self._of_node = {id(row.quantize): row for row in bench.rows}
         self._sites_of = {group.tensor: self._sites_in(part) for group, part in bench.groups}
@@ -122,6 +123,7 @@ class Survey:
                 accumulated=found.accumulated.read(totals),
                 sites=found.sites,
                 kept=found.kept,
+                place=self._places[found.group.tensor],
                 macs=found.group.macs,
                 float_us=found.group.times[0] if found.group.times else None,
                 integer_us=found.group.times[1] if found.group.times else None,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantonnx.algorithms.layerwise import LayerChange
-from quantonnx.evidence import Evidence
+from quantonnx.evidence import Evidence, advice
 from quantonnx.provenance import Fact
 from quantonnx.report.changes import Change
 from quantonnx.report.channel_ranges import ChannelRanges
@@ -20,6 +20,8 @@ from quantonnx.tallying import Comparison
 
 VERSION = 1
 """The version of the layout of report.json."""
+
+_ADVISED = 8
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Facts:
             "changes": [asdict(change) for change in self.changes],
             "layers": [asdict(layer) for layer in self.layers],
             "evidence": None if self.evidence is None else self.evidence.to_dict(),
+            "advice": {} if self.evidence is None else _advised(self.evidence),
             "metrics": None if self.comparison is None else metrics(self.comparison),
             "speed": None if self.speed is None else asdict(self.speed),
             "bytes": None if self.sizes is None else {"float": self.sizes[0], "quantized": self.sizes[1]},
@@ -126,6 +129,11 @@ class Facts:
             "notes": list(self.notes),
         }
         return {key: _plain(value) for key, value in found.items()}
+
+
+def _advised(evidence: Evidence) -> dict[str, str]:
+    """What to try for the worst groups, by their names."""
+    return {group.name: advice(evidence, group) for group in evidence.groups[:_ADVISED] if group.isolated.noise}
 
 
 def _plain(value: Any) -> Any:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.feeds import Progress
 from quantonnx.drawing import draw
+from quantonnx.errors import TargetError
 from quantonnx.evidence import Evidence, SiteEvidence
-from quantonnx.evidence.files import Source, subject_of_files
+from quantonnx.evidence.files import Source, config_of, subject_of_files
 from quantonnx.model import Model
 from quantonnx.provenance import facts as provenance_facts
 from quantonnx.provenance import provenance
 from quantonnx.report.environment import environment
-from quantonnx.report.facts import Facts, SiteFacts
+from quantonnx.report.facts import Facts, SiteFacts, StepFacts
 from quantonnx.report.gathering import observe_tensors
 from quantonnx.report.histograms import beyond, histogram_of
+from quantonnx.report.recipe import configured_steps
 from quantonnx.speed import Speed
 from quantonnx.tallying import Comparison
+from quantonnx.target import named_target
 
 _CONSTANTS = ("weight", "bias")
 
@@ -59,6 +63,7 @@ def gather_file_facts(
         sites=tuple(_site(number, site, statistics) for number, site in enumerate(evidence.sites)),
         environment=environment(),
         provenance=tuple(provenance_facts(told)),
+        recipe=tuple(_recipe(told)),
         evidence=evidence,
         comparison=comparison,
         speed=speed,
@@ -67,6 +72,15 @@ def gather_file_facts(
         notes=evidence.notes,
         picture=draw(quantized, title=output or model),
     )
+
+
+def _recipe(told: dict[str, str]) -> Iterator[StepFacts]:
+    """The steps that the file says it was made with; none where it says nothing, or its target is not known here."""
+    try:
+        target = named_target(told.get("target", ""))
+    except TargetError:
+        return
+    yield from configured_steps(config_of(told), target, told.get("method", ""))
 
 
 def _site(number: int, site: SiteEvidence, statistics: Statistics | None) -> SiteFacts:

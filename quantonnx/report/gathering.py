@@ -138,7 +138,7 @@ class _Sites:
             owner=site.owner,
             readers=tuple(dict.fromkeys(edge.node for edge in site.edges)),
             reason=site.reason,
-            range=ranging_text(site),
+            range=ranging_text(site, self.quantized.method),
             decided_by=deciding_rule(site),
             evidence=self._evidence(site),
             **self._numbers(site),

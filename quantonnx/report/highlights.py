@@ -48,9 +48,10 @@ def _compared(comparison: Comparison) -> str:
 def _worst(facts: Facts) -> str:
     if facts.evidence is None or not facts.evidence.groups:
         return "no group was measured"
-    groups = facts.evidence.groups
-    group = max(groups, key=lambda group: group.at_output.relative if group.at_output else -1.0)  # else the first
-    if not groups[0].isolated.noise:
+    group = facts.evidence.groups[0]
+    if not group.isolated.noise:
         return "no group changes its values"
-    told = f"{group.isolated.sqnr_db:.1f} dB alone, {group.share:.0%} of all noise"
+    at = group.at_output
+    alone = "" if at is None else f"{at.sqnr_db:.1f} dB at the outputs where only it is quantized, "
+    told = f"{alone}{group.share:.0%} of all noise there"
     return f"worst group: {group.pattern} {group.name!r} ({told}): {advice(facts.evidence, group)}"

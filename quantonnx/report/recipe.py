@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
-from quantonnx.decisions import Decider
+from quantonnx.config import QuantConfig, RecipeStep
+from quantonnx.decisions import OF_ALGORITHMS, Decider
 from quantonnx.placement import Placement
 from quantonnx.preparation import DECIDERS, Feeding, prepared, steps_of
 from quantonnx.quantized import QuantizedModel
 from quantonnx.report.changes import Before, Change, changes
 from quantonnx.report.facts import StepFacts
+from quantonnx.target import Target
 
-_CALIBRATION = frozenset({Decider.METHOD, Decider.STATISTICS, Decider.SHIFTS, Decider.CODES})
+_CALIBRATION = OF_ALGORITHMS.difference(DECIDERS.values())
+"""What is told of algorithms, and not by a step that comes before calibration."""
 
 
 def step_facts(quantized: QuantizedModel) -> Iterator[StepFacts]:
     """Yields the algorithms of the recipe in their order, then what calibration chose and corrected."""
     for step in steps_of(quantized.config, quantized.matches.target):
-        settings = step.settings.model_dump(mode="json", exclude_none=True)
-        told = _told(quantized, {DECIDERS.get(step.name)})
-        yield StepFacts(step.name, {key: value for key, value in settings.items() if value != []}, told)
+        yield StepFacts(step.name, _settings(step), _told(quantized, {DECIDERS.get(step.name)}))
     if chosen := _told(quantized, _CALIBRATION):
         yield StepFacts("calibration", {}, chosen)
     if quantized.config.bias_correction:
         yield StepFacts("bias_correction", {})
+
+
+def configured_steps(config: QuantConfig, target: Target, method: str) -> Iterator[StepFacts]:
+    """Yields the steps that a configuration asks for, with the method of calibration where there was one."""
+    for step in steps_of(config, target):
+        yield StepFacts(step.name, _settings(step))
+    if method:
+        yield StepFacts("calibration", {"method": method})
+    if config.bias_correction:
+        yield StepFacts("bias_correction", {})
+
+
+def _settings(step: RecipeStep) -> dict[str, Any]:
+    settings = step.settings.model_dump(mode="json", exclude_none=True)
+    return {key: value for key, value in settings.items() if value != []}
 
 
 def _told(quantized: QuantizedModel, deciders: Collection[Decider | None]) -> tuple[tuple[str, str], ...]:

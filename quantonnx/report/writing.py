@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from quantonnx.errors import OutputError
+from quantonnx.placing import into_place
 from quantonnx.printable import json_text
 from quantonnx.report.facts import Facts
 from quantonnx.report.highlights import highlights
 from quantonnx.report.page import page, requirements_missing
-from quantonnx.writing import into_place
 
 PAGE, DATA = "report.html", "report.json"
 

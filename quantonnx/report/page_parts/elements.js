@@ -33,16 +33,23 @@ function decibels(errors) {
   return isNumber(errors.sqnr_db) ? errors.sqnr_db.toFixed(1) : "–";
 }
 
-// Steps of 6 dB: one bit each.
-const STEPS = [[42, "42 dB and more"], [36, "36 to 42"], [30, "30 to 36"], [24, "24 to 30"], [18, "18 to 24"], [-Infinity, "below 18"]];
-
-// The class of an error's colour, e0 (least) to e5 (worst); "" where nothing was measured.
-function errorClass(errors) {
-  const noise = relative(errors);
-  if (noise === null) return "";
-  const found = noise === 0 ? Infinity : -10 * Math.log10(noise);
-  return `e${STEPS.findIndex(([least]) => found >= least)}`;
+// What one group alone does to the worst output; null where that was not measured.
+function atOutput(group) {
+  return Object.values(group.at_outputs).reduce((worst, errors) => worst === null || relative(errors) > relative(worst) ? errors : worst, null);
 }
+
+// The same in decibels, a prediction with a sign before it.
+function effect(group) {
+  const found = atOutput(group);
+  if (found) return decibels(found);
+  return group.effect > 0 ? `~${(-10 * Math.log10(group.effect)).toFixed(1)}` : "–";
+}
+
+// Shares of all noise at the outputs, the largest last.
+const STEPS = [[0, "less than 0.5 %"], [0.005, "0.5 to 2 %"], [0.02, "2 to 5 %"], [0.05, "5 to 10 %"], [0.1, "10 to 20 %"], [0.2, "20 % and more"]];
+
+// The class of a group's colour, e0 (least) to e5 (worst).
+const shareClass = (group) => group ? `e${STEPS.findLastIndex(([least]) => group.share >= least)}` : "";
 
 function list(pairs) {
   return element("dl", {}, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")

@@ -1,6 +1,8 @@
 "use strict";
 // The picture of the graph: colours by error, a tip under the mouse, a choice by a click, and zoom.
 
+const MOVES = "moves integers to other places: no error of its own";
+
 class Graph {
   constructor(rows, pick) {
     this.frame = byId("picture");
@@ -12,7 +14,8 @@ class Graph {
     const groupOf = new Map();
     for (const row of rows) for (const node of row.nodes) if (!groupOf.has(node) || row.evidence) groupOf.set(node, row);
     for (const box of this.svg.querySelectorAll(".op[data-name]")) this.join(box, groupOf.get(box.dataset.name));
-    for (const title of this.svg.querySelectorAll(".op > title")) title.remove();
+    this.titles = new Map();
+    for (const title of this.svg.querySelectorAll(".op > title")) { this.titles.set(title.parentNode, title.textContent); title.remove(); }
     this.svg.addEventListener("click", (event) => { const row = this.under(event); if (row && !this.moved) pick(row); });
     this.svg.addEventListener("mousemove", (event) => this.tell(event));
     this.svg.addEventListener("mouseleave", () => { this.tip.hidden = true; });
@@ -22,14 +25,14 @@ class Graph {
       element("button", { type: "button", onclick: () => this.fit() }, "fit"),
       element("button", { type: "button", onclick: () => this.zoom(1) }, "100 %"),
       element("span", { class: "count" }, "drag to move, click a box for its group"));
-    this.fit();
+    this.zoom(Math.max(this.whole(), 0.8));
   }
 
   join(box, row) {
     if (!row) return;
     box.dataset.group = row.name;
     this.boxes.set(box, row);
-    const shade = errorClass(row.evidence && row.evidence.isolated);
+    const shade = shareClass(row.evidence);
     if (shade) box.classList.add(shade);
   }
 
@@ -39,14 +42,19 @@ class Graph {
   }
 
   tell(event) {
-    const row = this.under(event);
-    this.tip.hidden = !row;
-    if (!row) return;
-    const found = row.evidence ? `isolated ${decibels(row.evidence.isolated)} dB, accumulated ${decibels(row.evidence.accumulated)} dB` : row.reason;
-    this.tip.textContent = `${row.pattern} ${row.name}\n${found}`;
+    const row = this.under(event), box = event.target.closest(".op");
+    const known = row ? `${row.pattern} ${row.name}\n${this.told(row)}` : box ? this.titles.get(box) : "";
+    this.tip.hidden = !known;
+    if (!known) return;
+    this.tip.textContent = known + (!row && box.classList.contains("integer") ? `\n${MOVES}` : "");
     const left = Math.min(event.clientX + 14, window.innerWidth - this.tip.offsetWidth - 8);
     this.tip.style.left = `${left}px`;
     this.tip.style.top = `${Math.min(event.clientY + 14, window.innerHeight - this.tip.offsetHeight - 8)}px`;
+  }
+
+  told(row) {
+    const found = row.evidence;
+    return found ? `${percent(found.share)} of all noise at the outputs: ${effect(found)} dB there, its own result ${decibels(found.isolated)} dB` : row.reason;
   }
 
   select(row) {
@@ -71,9 +79,11 @@ class Graph {
     this.frame.scrollTop = middle[1] * ratio - this.frame.clientHeight / 2;
   }
 
-  fit() {
-    this.zoom(Math.min((this.frame.clientWidth - 16) / this.size[0], Math.max((this.frame.clientHeight - 16) / this.size[1], 0.25), 1));
+  whole() {
+    return Math.min((this.frame.clientWidth - 16) / this.size[0], (this.frame.clientHeight - 16) / this.size[1], 1);
   }
+
+  fit() { this.zoom(this.whole()); }
 
   pan() {
     let from = null;

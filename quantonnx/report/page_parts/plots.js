@@ -83,18 +83,21 @@ function channelPlot(site, ordered) {
   };
 }
 
-// SQNR along the graph.
+const MOST_DECIBELS = 80;
+
+// SQNR along the graph; what was predicted is left out, and what is all but exact ends at the upper edge.
 function depthPlot(rows) {
   const line = (name, errors, shade, dash, symbol) => ({
     type: "scatter", mode: "lines+markers", name, x: rows.map((_, index) => index + 1),
-    y: rows.map((row) => errors(row) && isNumber(errors(row).sqnr_db) ? errors(row).sqnr_db : null), connectgaps: true,
+    y: rows.map((row) => errors(row) && isNumber(errors(row).sqnr_db) ? Math.min(errors(row).sqnr_db, MOST_DECIBELS) : null), connectgaps: true, visible: rows.some(errors) ? true : "legendonly",
     text: rows.map((row) => escaped(row.name)), hovertemplate: "%{text}<br>%{y:.1f} dB<extra></extra>",
     line: { color: shade, width: 1.5, dash }, marker: { size: 6, symbol, color: shade },
   });
   return {
     traces: [
-      line("isolated", (row) => row.evidence.isolated, colour("accent"), "solid", "circle"),
-      line("accumulated", (row) => row.evidence.accumulated, colour("bad"), "dot", "diamond"),
+      line("at the outputs, only this group quantized", (row) => atOutput(row.evidence), colour("bad"), "solid", "circle"),
+      line("its own result, only this group quantized", (row) => row.evidence.isolated, colour("accent"), "solid", "diamond"),
+      line("its own result, all quantized", (row) => row.evidence.accumulated, colour("quiet"), "dot", "x"),
     ],
     layout: { height: 290, hovermode: "closest", xaxis: { title: { text: "group, in the order of the graph", standoff: 8 }, zeroline: false }, yaxis: { title: { text: "SQNR, dB", standoff: 8 }, zeroline: false } },
   };

@@ -13,11 +13,13 @@ for (const group of measured.groups) {
   if (known.has(group.name)) continue;
   const holder = holding.get(group.nodes[0]);
   if (holder && !holder.evidence) holder.evidence = group;
-  else groups.push({ ...group, state: "", reason: "reads a quantized value", decided_by: "", place: holder ? holder.place : -1, sites: [], evidence: group });
+  else groups.push({ ...group, state: "", reason: "", decided_by: "", place: group.place, sites: [], evidence: group });
 }
 const sites = facts.sites.map((site, number) => ({ ...site, number, measured: site.evidence === null ? null : measured.sites[site.evidence] }));
-const worstFirst = (row) => row.evidence ? relative(row.evidence.isolated) : null;
-const ranked = groups.filter((group) => group.evidence).sort((a, b) => worstFirst(b) - worstFirst(a));
+const ranks = new Map(measured.groups.map((group, index) => [group, index]));
+const ranked = groups.filter((group) => group.evidence);
+for (const group of ranked) if (!ranks.has(group.evidence)) ranks.set(group.evidence, ranks.get(evidenceOf.get(group.evidence.name)));
+ranked.sort((a, b) => ranks.get(a.evidence) - ranks.get(b.evidence));
 ranked.forEach((group, index) => { group.rank = index + 1; });
 
 const ofGroup = (group) => (group.evidence ? group.evidence.sites : []).flatMap((tensor) => siteErrors.get(tensor) || []);
@@ -63,7 +65,10 @@ function outputs() {
 }
 
 const shareBar = (share) => element("span", {}, element("span", { class: "share", style: `width:${Math.round(60 * share)}px` }), percent(share));
-const shaded = (errors) => element("span", {}, element("span", { class: `swatch ${errorClass(errors)}` }), decibels(errors));
+const shaded = (group) => element("span", {}, element("span", { class: `swatch ${shareClass(group)}` }), effect(group));
+const blamed = (group) => Object.entries(group.blame).sort(([, a], [, b]) => b - a);
+const roleOf = (tensor) => (siteErrors.get(tensor) || [{ role: "" }])[0].role.replace("_", " ");
+const toBlame = (group) => blamed(group).slice(0, 1).map(([tensor, share]) => `${roleOf(tensor)} ${Math.round(100 * share)} %`)[0] || null;
 
 function culpritTable() {
   if (!ranked.length) {
@@ -77,10 +82,11 @@ function culpritTable() {
       { title: "rank", value: (row) => row.rank, number: true },
       { title: "group", value: (row) => row.name, show: (row) => breakable(row.name), kind: "name" },
       { title: "pattern", value: (row) => row.pattern, kind: "word" },
-      { title: "isolated dB", value: (row) => relative(row.evidence.isolated), show: (row) => shaded(row.evidence.isolated), number: true, hint: "SQNR where only this group is quantized; worst first" },
-      { title: "cosine", value: (row) => isNumber(row.evidence.isolated.cosine) ? -row.evidence.isolated.cosine : null, show: (row) => isNumber(row.evidence.isolated.cosine) ? row.evidence.isolated.cosine.toFixed(5) : "–", number: true },
-      { title: "share of noise", value: (row) => row.evidence.share, show: (row) => shareBar(row.evidence.share), number: true, hint: "of the sum of all isolated noise over signal" },
-      { title: "accumulated dB", value: (row) => relative(row.evidence.accumulated), show: (row) => decibels(row.evidence.accumulated), number: true, hint: "SQNR in the quantized model" },
+      { title: "outputs dB", value: (row) => row.evidence.effect, show: (row) => shaded(row.evidence), number: true, hint: "SQNR of the worst output where only this group is quantized; ~ is predicted; worst first" },
+      { title: "share of noise", value: (row) => row.evidence.share, show: (row) => shareBar(row.evidence.share), number: true, hint: "of the sum of what all groups alone do to the outputs" },
+      { title: "mostly by", value: (row) => toBlame(row.evidence), kind: "word", hint: "the pair or weight without which most of its noise is gone; measured for the worst groups" },
+      { title: "its own dB", value: (row) => relative(row.evidence.isolated), show: (row) => decibels(row.evidence.isolated), number: true, hint: "SQNR of the group's own result where only it is quantized; worst first" },
+      { title: "with all dB", value: (row) => relative(row.evidence.accumulated), show: (row) => decibels(row.evidence.accumulated), number: true, hint: "SQNR of the group's result in the quantized model" },
       { title: "clipped", value: clippedOf, show: (row) => percent(clippedOf(row)), number: true, hint: "largest share of clipped values among its pairs" },
       { title: "codes used", value: usedOf, show: (row) => percent(usedOf(row)), number: true, hint: "smallest used part of the code range among its pairs" },
       { title: "MMACs", value: (row) => row.evidence.macs, show: (row) => (row.evidence.macs / 1e6).toFixed(2), number: true, hint: "million multiply-accumulates" },
@@ -89,7 +95,8 @@ function culpritTable() {
 }
 
 function siteTable() {
-  const errors = (row) => row.measured && row.measured.errors;
+  const errors = (row) => row.kind === "bias" ? null : row.measured && row.measured.errors;
+  const known = sites.some((row) => row.range) ? [{ title: "found by", value: (row) => row.range }] : [];
   return new Table(byId("site-table"), {
     rows: sites, pick: (row) => pickSite(row), sort: [3, -1], placeholder: "filter by tensor, format, pattern",
     choices: { label: "kind", options: ["all kinds", "activation", "weight", "bias"], test: (row, kind) => kind === "all kinds" || row.kind === kind },
@@ -97,13 +104,13 @@ function siteTable() {
       { title: "tensor", value: (row) => row.tensor, show: (row) => breakable(row.tensor), kind: "name" },
       { title: "role", value: (row) => row.roles.join(", ").replace("_", " ") },
       { title: "format", value: (row) => row.format },
-      { title: "SQNR dB", value: (row) => relative(errors(row)), show: (row) => decibels(errors(row)), number: true, hint: "of this pair alone, on float values; worst first" },
-      { title: "accumulated dB", value: (row) => row.measured ? relative(row.measured.accumulated) : null, show: (row) => decibels(row.measured && row.measured.accumulated), number: true },
+      { title: "SQNR dB", value: (row) => relative(errors(row)), show: (row) => decibels(errors(row)), number: true, hint: "of this pair alone, on float values; worst first. Biases have none: correction changes them on purpose" },
+      { title: "with all dB", value: (row) => errors(row) ? relative(row.measured.accumulated) : null, show: (row) => errors(row) ? decibels(row.measured.accumulated) : "–", number: true, hint: "SQNR of the values in the quantized model" },
       { title: "clipped", value: clippedShare, show: (row) => percent(clippedShare(row)), number: true },
       { title: "codes used", value: (row) => row.measured && row.measured.code_range_used || null, show: (row) => percent(row.measured && row.measured.code_range_used || null), number: true },
       { title: "values", value: (row) => seenOf(row) ? seenOf(row)[1] - seenOf(row)[0] : null, show: (row) => span(seenOf(row)), number: true },
-      { title: "range of codes", value: (row) => row.ends ? row.ends[1] - row.ends[0] : null, show: (row) => span(row.ends), number: true },
-      { title: "found by", value: (row) => row.range },
+      { title: "range of codes", value: (row) => endsOf(row) ? endsOf(row)[1] - endsOf(row)[0] : null, show: (row) => span(endsOf(row)), number: true },
+      ...known,
     ],
   });
 }
@@ -111,12 +118,16 @@ function siteTable() {
 function seenOf(site) {
   if (site.histogram) return site.histogram.seen;
   if (site.channels && site.channels.low.length) return [Math.min(...site.channels.low), Math.max(...site.channels.high)];
-  return null;
+  return site.measured && site.measured.seen[0] !== site.measured.seen[1] ? site.measured.seen : null;
+}
+
+function endsOf(site) {
+  return site.ends || (site.measured && site.kind !== "bias" ? site.measured.range : null);
 }
 
 function decisionTable() {
   if (!facts.groups.length) {
-    byId("decision-table").append(element("p", { class: "empty" }, "These are figures of two files, which do not tell what was decided."));
+    byId("decision-table").append(element("p", { class: "empty" }, "Two files were compared, and files do not tell what was decided and why: the report of `quantize` does, and `quantonnx explain`."));
     return null;
   }
   const states = ["all", ...new Set(groups.map((group) => group.state).filter(Boolean))];
@@ -170,28 +181,44 @@ function layerTable() {
   });
 }
 
+const inEvidence = new Set(measured.groups.flatMap((group) => group.nodes));
+
 function legend() {
   const measuredAny = ranked.length > 0;
   const entry = (name, text) => element("span", {}, element("span", { class: `swatch ${name}` }), text);
-  const steps = measuredAny ? [element("span", {}, "isolated SQNR of the group:"), ...STEPS.map(([, text], index) => entry(`e${index}`, text))] : [];
+  const steps = measuredAny ? [element("span", {}, "share of all noise at the outputs:"), ...STEPS.map(([, text], index) => entry(`e${index}`, text))] : [];
+  const moving = [...document.querySelectorAll("#picture .op.integer[data-name]")].some((box) => !holding.has(box.dataset.name) && !inEvidence.has(box.dataset.name));
   byId("legend").append(...steps, element("span", {}, element("span", { class: "swatch", style: "background:#eceff2;border-style:dashed" }), "float"),
-    element("span", {}, element("span", { class: "swatch", style: "background:#b9d8f2" }), measuredAny ? "moves codes" : "integers"),
+    measuredAny && !moving ? "" : element("span", {}, element("span", { class: "swatch", style: "background:#b9d8f2" }), measuredAny ? MOVES : "integers"),
     element("span", {}, element("span", { class: "swatch", style: "background:#1f6fb2" }), "Q/DQ pair"));
+}
+
+function otherOutputs(group) {
+  const found = Object.entries(group.at_outputs);
+  return found.length > 1 ? [lines(found.map(([name, errors]) => `${name}: ${decibels(errors)} dB`))] : [];
+}
+
+function sitesOf(group) {
+  if (group.sites && group.sites.length || !group.evidence) return (group.sites || []).map((number) => sites[number]);
+  const own = new Set(group.evidence.sites);
+  return sites.filter((site) => own.has(site.tensor));
 }
 
 function groupDetail(group) {
   const found = group.evidence;
-  const own = (group.sites || []).map((number) => sites[number]);
+  const own = sitesOf(group);
   const buttons = own.map((site) => element("button", { type: "button", class: "link", onclick: () => { pickSite(site); nearInView(byId("sites"), "start"); } },
     `${site.roles.join(", ")}: `, breakable(site.tensor)));
   byId("group-detail").replaceChildren(element("h3", {}, breakable(group.name)), list([
     ["pattern", group.pattern],
     ["state", group.state && element("span", { class: `state ${group.state.replace(" ", "-")}` }, group.state === "operator" ? "no group" : group.state)],
-    ["isolated", found && element("span", {}, shaded(found.isolated), " dB")],
-    ["accumulated", found && `${decibels(found.accumulated)} dB`],
-    ["cosine", found && isNumber(found.isolated.cosine) && found.isolated.cosine.toFixed(6)],
+    ["try", facts.advice[group.name]],
+    ["at outputs", found && element("span", {}, shaded(found), " dB, only it quantized", ...otherOutputs(found))],
     ["share of noise", found && percent(found.share)],
-    ["at outputs", found && Object.entries(found.at_outputs).map(([name, errors]) => `${name}: ${decibels(errors)} dB`).join(", ")],
+    ["mostly by", found && lines(blamed(found).filter(([, share]) => share >= 0.01).map(([tensor, share]) => `${Math.round(100 * share)} % ${roleOf(tensor)} ${tensor}`))],
+    ["its own result", found && `${decibels(found.isolated)} dB, only it quantized`],
+    ["", found && `${decibels(found.accumulated)} dB, all quantized`],
+    ["cosine", found && isNumber(found.isolated.cosine) && found.isolated.cosine.toFixed(6)],
     ["MACs", found && found.macs ? found.macs.toLocaleString("en") : ""],
     ["estimated time", found && found.integer_us !== null ? `${short(found.integer_us)} µs, in float ${short(found.float_us)} µs` : ""],
     ["why", group.reason], ["decided by", group.decided_by],
@@ -204,12 +231,14 @@ function siteDetail(site) {
   const found = site.measured;
   byId("site-detail").replaceChildren(element("h3", {}, breakable(site.tensor)), list([
     ["role", site.roles.join(", ")], ["format", site.format], ["found by", site.range],
-    ["values", seenOf(site) && span(seenOf(site))], ["range", site.ends && span(site.ends)],
+    ["values", seenOf(site) && span(seenOf(site))], ["range", endsOf(site) && span(endsOf(site))],
     ["scale", site.scale && (site.scale[0] === site.scale[1] ? short(site.scale[0]) : span(site.scale))],
     ["zero point", site.zero_point && (site.zero_point[0] === site.zero_point[1] ? site.zero_point[0] : span(site.zero_point))],
     ["clipped", site.clipped && `${percent(site.clipped[0])} below, ${percent(site.clipped[1])} above`],
-    ["SQNR", found && `${decibels(found.errors)} dB`], ["accumulated", found && `${decibels(found.accumulated)} dB`],
-    ["cosine", found && isNumber(found.errors.cosine) ? found.errors.cosine.toFixed(6) : ""],
+    ["histogram", site.histogram && `of the float values on ${facts.samples} samples`],
+    ...(site.kind === "bias" ? [["change", found && `${decibels(found.errors)} dB: correction moves it on purpose`]] : [
+      ["SQNR", found && `${decibels(found.errors)} dB`], ["with all", found && `${decibels(found.accumulated)} dB`],
+      ["cosine", found && isNumber(found.errors.cosine) ? found.errors.cosine.toFixed(6) : ""]]),
     ["codes used", found && found.code_range_used ? `${found.codes[0]} to ${found.codes[1]} (${percent(found.code_range_used)})` : ""],
     ["clipping", found && found.clipping ? `${percent(found.clipping)} of its noise` : ""],
     ["pattern", site.pattern], ["why", site.reason], ["decided by", site.decided_by], ["read by", lines(site.readers)],
@@ -259,14 +288,15 @@ layerTable();
 const picture = new Graph(groups, pickGroup);
 if (groups.length) pickGroup(ranked[0] || groups[0]);
 if (sites.length) {
-  const worst = tables.sites.visible();
-  pickSite(worst.find((site) => site.histogram || site.channels) || worst[0]);
+  const worst = tables.sites.visible(), drawable = (site) => site.histogram || site.channels;
+  const guilty = ranked.length ? blamed(ranked[0].evidence).map(([tensor]) => sites.find((site) => site.tensor === tensor)) : [];
+  pickSite(guilty.slice(0, 1).find((site) => site && drawable(site)) || worst.find(drawable) || worst[0]);
 } else byId("site-detail").append(element("p", { class: "empty" }, "Nothing is quantized."));
 document.documentElement.dataset.interactive = String(Math.round(performance.now()));
 
 window.addEventListener("DOMContentLoaded", () => {
   if (ranked.length) {
-    const inOrder = [...ranked].sort((a, b) => a.place - b.place);
+    const inOrder = [...ranked].sort((a, b) => a.evidence.place - b.evidence.place);
     draw(byId("depth"), () => depthPlot(inOrder));
     byId("depth").on("plotly_click", (event) => pickGroup(inOrder[event.points[0].pointNumber]));
   }
