@@ -1,14 +1,19 @@
-"""The memory that quantizing a large model takes, against its size: a chain of matrix products with external data.
+"""The memory and the time that quantizing a large model takes, against its size: a chain of matrix products.
 
-Writes a model of the asked size to a temporary folder, piece by piece, quantizes it through the command line for ONNX
-Runtime, loads the result, and exits with 1 where the peak is more than the model's size and 1 GB.
+Writes models of the asked sizes with external data to a temporary folder, piece by piece and one after the other,
+quantizes each through the command line for ONNX Runtime, and deletes it. With `--memory-limit` the command gets that
+limit, and the system refuses it more memory of its own (RLIMIT_DATA, which counts what is not mapped from files); the
+peak below counts mapped pages of files too. Exits with 1 where the peak is above the limit, or, without one, above the
+model's size and 1 GB.
 
-    python benchmarks/big_model.py          # 2.5 GB: needs 4 GB of disk and 4 GB of memory
-    python benchmarks/big_model.py 0.6
+    python benchmarks/big_model.py                                # 2.5 GB: needs 8 GB of disk and 4 GB of memory
+    python benchmarks/big_model.py 1 2 4 6 --memory-limit 4GB     # 20 GB of disk
+    python benchmarks/big_model.py 1 2 4 6 --memory-limit 1GB --method minmax
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -16,10 +21,13 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, save
+
+from quantonnx.memory import memory_limit_of
 
 WIDTH = 4096
 LAYER_BYTES = 4 * WIDTH * (WIDTH + 1)
@@ -78,41 +86,64 @@ def watch(process: subprocess.Popen[bytes], peak: Peak) -> None:
         try:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
             peak.own = max(peak.own, 1024 * int(fields["RssAnon"].split()[0]))
-            peak.resident = max(peak.resident, 1024 * int(fields["VmRSS"].split()[0]))
+            peak.resident = max(peak.resident, 1024 * int(fields["VmHWM"].split()[0]))
         except (OSError, KeyError):
             return
         time.sleep(0.02)
 
 
-def quantize(model: Path, output: Path) -> Peak:
+def quantize(model: Path, output: Path, limit: str | None, further: list[str]) -> Peak:
     """Run `quantonnx quantize` in a process of its own and return its peak."""
     peak = Peak()
-    arguments = ["quantize", str(model), "-o", str(output), "-t", "onnxruntime", "--random-data", str(SAMPLES)]
-    process = subprocess.Popen([sys.executable, "-m", "quantonnx.cli", *arguments])
+    arguments = ["quantize", str(model), "-o", str(output), "-t", "onnxruntime", "--random-data", str(SAMPLES), "-q"]
+    bytes_allowed = memory_limit_of(limit)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quantonnx.cli", *arguments, *(["--memory-limit", limit] if limit else []), *further],
+        preexec_fn=None if bytes_allowed is None else partial(_confine, bytes_allowed),
+    )
     watcher = threading.Thread(target=watch, args=(process, peak), daemon=True)
     watcher.start()
     if process.wait() != 0:
         raise SystemExit(f"quantonnx quantize ended with {process.returncode}")
     watcher.join()
-    peak.resident = max(peak.resident, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     return peak
 
 
-def main(gigabytes: float) -> int:
+def _confine(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def measure(gigabytes: float, limit: str | None, further: list[str]) -> bool:
+    """Print what one size takes; return whether that is allowed."""
     with tempfile.TemporaryDirectory(prefix="quantonnx-big-") as name:
         folder = Path(name)
         model = write_model(folder, gigabytes * 1e9)
         size = sum(file.stat().st_size for file in folder.iterdir())
         started = time.perf_counter()
-        peak = quantize(model, folder / "quantized.onnx")
+        peak = quantize(model, folder / "quantized.onnx", limit, further)
         elapsed = time.perf_counter() - started
         written = sum(file.stat().st_size for file in folder.glob("quantized.onnx*"))
-    allowed = size + ALLOWED_BEYOND_SIZE
-    print(f"model {size / 1e9:.2f} GB, quantized {written / 1e9:.2f} GB, {elapsed:.0f} s")
-    print(f"peak memory {peak.resident / 1e9:.2f} GB ({peak.own / 1e9:.2f} GB without mapped files)")
-    print(f"allowed {allowed / 1e9:.2f} GB: {'kept' if peak.resident <= allowed else 'EXCEEDED'}")
-    return 0 if peak.resident <= allowed else 1
+    allowed = memory_limit_of(limit) or size + ALLOWED_BEYOND_SIZE
+    kept = peak.resident <= allowed
+    print(
+        f"| {size / 1e9:.2f} GB | {written / 1e9:.2f} GB | {elapsed:.0f} s | {elapsed / size * 1e9:.0f} s "
+        f"| {peak.resident / 1e9:.2f} GB | {peak.own / 1e9:.2f} GB | {allowed / 1e9:.2f} GB"
+        f"{'' if kept else ' EXCEEDED'} |",
+        flush=True,
+    )
+    return kept
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Memory and time of quantizing large models.")
+    parser.add_argument("gigabytes", type=float, nargs="*", default=[2.5])
+    parser.add_argument("--memory-limit")
+    known, further = parser.parse_known_args()
+    print("| model | quantized | time | per GB | peak memory | without mapped files | allowed |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    kept = [measure(size, known.memory_limit, further) for size in known.gigabytes]
+    return 0 if all(kept) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 2.5))
+    sys.exit(main())

@@ -26,6 +26,8 @@ BROADCAST = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Where", "And", "Greater", "Less", "Max", "Min", "Mod", "Or"}
 )
 LARGEST_NEW_CONSTANT = 1 << 20
+LARGEST_OF_BORROWED = 1 << 12
+"""Elements of a result that each body of control flow would hold for itself, made of a weight that they share."""
 
 
 class FoldConstants(Conversion):
@@ -56,6 +58,9 @@ class FoldConstants(Conversion):
     def _growth(self) -> float:
         """The elements that the result has over those of the largest input, as far as that can be told beforehand."""
         operands = [value for value in self.operands if value.name]
+        borrowed = [math.prod(value.shape) for value in operands if value.name in self.model.borrowed]
+        if max(borrowed, default=0) > LARGEST_OF_BORROWED:
+            return math.inf
         shapes: list[tuple[int, ...]] = [tuple(value.shape) for value in operands]
         largest = max(math.prod(shape) for shape in shapes)
         operator = self.output.op

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantonnx.calibrating import calibrate
     from quantonnx.calibration.collected import Statistics
+    from quantonnx.calibration.extensions import ort_extensions
     from quantonnx.calibration.ranges import Method as CalibrationMethod
     from quantonnx.config import OpsToSkip, QuantConfig, SmoothQuantConfig, TensorQuantConfig
     from quantonnx.costs import Cost, CostModel
@@ -97,6 +98,7 @@ __all__ = [
     "make_plan",
     "maybe",
     "op",
+    "ort_extensions",
     "quantize",
     "tensor",
     "tensors",
@@ -105,6 +107,7 @@ __all__ = [
 
 _HOMES = {
     "quantonnx.calibration.collected": ("Statistics",),
+    "quantonnx.calibration.extensions": ("ort_extensions",),
     "quantonnx.calibration.ranges": ("CalibrationMethod",),
     "quantonnx.config": (
         "OpsToSkip",

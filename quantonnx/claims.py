@@ -56,6 +56,9 @@ class Asker:
             elif outcome.said.get("dynamic") and not outcome.demanded and not _computes_on(slot, match):
                 reason = f"{point.role.name} {slot.tensor.name!r} is dynamic, and no weight meets it"
                 self.decisions.append(Decision(step.output, reason, Decider.OFF))
+            elif slot.kind == "weight" and not outcome.demanded and not _has_groups(slot, point, outcome):
+                reason = f"{slot.tensor.name!r} has no known axis to sum over, so it cannot be in groups"
+                self.decisions.append(Decision(step.output, reason, Decider.OFF))
             else:
                 base = point.format or (self.target.weight if point.role is Role.WEIGHT else self.target.activation)
                 claims.append(self._claim(slot, point, step.pattern, step.output, base, outcome))
@@ -166,6 +169,13 @@ class Asker:
                 reason=f"BIAS of {step.pattern}: int32, its scale is the product of the input's and the weight's",
                 rules=outcome.rules,
             )
+
+
+def _has_groups(slot: Slot, point: Point, outcome: Outcome) -> bool:
+    """False for a weight that is to be in groups along an axis that nobody knows: a stack of matrices."""
+    if outcome.said.get("group_size") is None or outcome.said.get("axis") is not None:
+        return True
+    return slot.match is None or axis_of(point, slot.match) is not None
 
 
 def _check_derived(bias: str, outcome: Outcome) -> None:

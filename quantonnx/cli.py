@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from quantonnx.commands import configuring
+from quantonnx.commands.batching import batch
 from quantonnx.commands.checking import check
 from quantonnx.commands.converting import convert_encodings
 from quantonnx.commands.declaring import command
@@ -40,6 +41,7 @@ app = typer.Typer(
 for _function in (
     demo,
     quantize,
+    batch,
     plan,
     transform,
     calibrate,
@@ -98,6 +100,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _BROKEN_PIPE
+    if code == INTERRUPTED:
+        sys.stderr.flush()
+        os._exit(code)  # where exec() was interrupted, Python would end by the signal, without this code
     sys.exit(code)
 
 

@@ -40,7 +40,7 @@ class Decider(Enum):
     COST = "the target's cost model"
     RANGES = "the ranges that calibration saw"
     METHOD = "calibration: the method of least error at the outputs"
-    BODY = "control flow: bodies of If, Loop and Scan are kept as they are"
+    BODY = "control flow: a body is quantized where it runs as a model of its own"
 
 
 OF_ALGORITHMS = frozenset(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from quantonnx.bodies import names_of
 from quantonnx.errors import PatternError
 from quantonnx.model import constant, deferred
 
@@ -26,7 +27,7 @@ class Rewriter:
         self.model = model
         self.touched: list[gs.Node] = []
         self._outputs = {id(output) for output in model.graph.outputs}
-        self._names = set(model.tensors()) | {node.name for node in model.graph.nodes}
+        self._names = set(names_of(model) | model.reserved)
 
     def array(self, value: gs.Constant) -> np.ndarray[Any, Any]:
         """Returns the values of a constant."""

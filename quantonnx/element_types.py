@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from quantonnx.model import Model
+from quantonnx.ordering import body_graphs, has_body
 from quantonnx.weights import to_numpy_dtype
 
 DType = np.dtype[Any]
@@ -61,7 +62,7 @@ class ElementTypes:
         if found is not None or value.name in self._known or not value.inputs:
             return found, ()
         node = value.inputs[0]
-        found = _by_attribute(node)
+        found = _by_attribute(node) if not has_body(node) else _by_body(node, _place(node, value))
         if found is not None:
             return found, ()
         own, places = _rule(node.op, node.domain or "", self._opset, _place(node, value), len(node.inputs))
@@ -91,6 +92,13 @@ def _by_attribute(node: gs.Node) -> DType | None:
     elif isinstance(named, int):
         kind = to_numpy_dtype(named)
     return np.dtype(np.float32) if kind is None and node.op == "ConstantOfShape" else kind
+
+
+def _by_body(node: gs.Node, place: int) -> DType | None:
+    """The type that a body of If, Loop or Scan declares of what it gives; a Loop's first is its condition."""
+    graph = body_graphs(node)[0][1]
+    given = graph.output[place + (node.op == "Loop") :][:1]
+    return to_numpy_dtype(given[0].type.tensor_type.elem_type) if given and not node.domain else None
 
 
 @lru_cache(maxsize=4096)

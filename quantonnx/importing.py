@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from quantonnx.attribute_kinds import refuse_other_kinds
 from quantonnx.errors import ModelError
 from quantonnx.reading import ExternalData, copy_fields
-from quantonnx.weights import InlineValues, SparseValues, StoredValues, to_numpy_dtype
+from quantonnx.weights import StoredValues, to_numpy_dtype
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -58,6 +59,7 @@ class _Importer:
         self._known: dict[str, ValueInfoProto] = {}
         self._nodes: dict[str, NodeProto] = {}
         self._given: set[str] = set()
+        self._opset = _standard_opset(proto)
 
     def graph(self) -> gs.Graph:
         proto = self._proto.graph
@@ -90,10 +92,7 @@ class _Importer:
         for tensor in self._proto.graph.initializer:
             yield tensor.name, self._external.values(tensor)
         for sparse in self._proto.graph.sparse_initializer:
-            yield sparse.values.name, self._sparse(sparse)
-
-    def _sparse(self, sparse: SparseTensorProto) -> StoredValues:
-        return SparseValues(sparse.dims, self._external.values(sparse.values), self._external.values(sparse.indices))
+            yield sparse.values.name, self._external.sparse(sparse)
 
     def _give(self, name: str, tensor: gs.Tensor) -> gs.Tensor:
         if not name or name in self._tensors:
@@ -125,6 +124,8 @@ class _Importer:
         return self._tensors[name]
 
     def _node(self, proto: NodeProto, name: str, outputs: list[gs.Tensor]) -> gs.Node:
+        if proto.domain in STANDARD_DOMAINS:
+            refuse_other_kinds(proto, name, self._opset)
         inputs = [self._read(read, name) for read in proto.input]
         attrs = {attr.name: self._attribute(attr) for attr in proto.attribute}
         if rest := _node_extras(proto):
@@ -139,25 +140,34 @@ class _Importer:
         for tensor in attribute_tensors(attr):
             self._external.make_inline(tensor)
         if attr.type == AttributeProto.TENSOR:
-            return gs.Constant(attr.t.name, InlineValues(attr.t))
+            return gs.Constant(attr.t.name, self._external.values(attr.t))
         return attr
 
     def _assemble(self, nodes: list[gs.Node], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Graph:
         proto = self._proto
         domains = [*proto.opset_import]
-        opset = next((entry.version for entry in domains if entry.domain in STANDARD_DOMAINS), 1)
         return gs.Graph(
             nodes,
             inputs,
             outputs,
             name=proto.graph.name,
             doc_string=proto.graph.doc_string,
-            opset=opset,
+            opset=self._opset,
             import_domains=domains,
             producer_name=proto.producer_name,
             producer_version=proto.producer_version,
             ir_version=proto.ir_version,
         )
+
+
+def _standard_opset(proto: ModelProto) -> int:
+    versions = {entry.version for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS}
+    if len(versions) > 1:
+        raise ModelError(f"the file names the opsets {sorted(versions)}, expected one", "export the model again")
+    version = next(iter(versions), 1)
+    if not 0 < version < 1 << 31:
+        raise ModelError(f"the file names opset {version}", "expected 1 or more: export the model again")
+    return version
 
 
 def _refuse_damaged_names(graph: GraphProto) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
-from quantonnx.errors import ModelError
+from quantonnx.bodies import open_bodies
 from quantonnx.model import Model
+from quantonnx.model_files import file_size
 from quantonnx.provenance import provenance
 from quantonnx.weights import byte_size
 
@@ -101,6 +100,17 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What is in the body of an If, Loop or Scan."""
+
+    name: str
+    operators: tuple[tuple[str, int], ...]
+    activation_pairs: int
+    weight_pairs: int
+    reason: str = ""  # why nothing is known of it
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What `quantonnx inspect` shows."""
 
@@ -119,6 +129,7 @@ class Inspection:
     bytes_by_type: tuple[tuple[str, int], ...]
     file_bytes: int
     bodies: int
+    inside: tuple[Inside, ...]
     provenance: dict[str, str]
 
 
@@ -133,7 +144,7 @@ def inspect(source: str | Path) -> Inspection:
         domains=tuple((entry.domain or "ai.onnx", entry.version) for entry in graph.import_domains or ()),
         ir_version=model.ir_version,
         producer=" ".join(filter(None, (graph.producer_name, graph.producer_version))),
-        operators=tuple(Counter(_operator(node) for node in graph.nodes).most_common()),
+        operators=_operators(model),
         activation_pairs=len(pairs.activations),
         weight_pairs=pairs.weights,
         bias_pairs=pairs.biases,
@@ -142,8 +153,23 @@ def inspect(source: str | Path) -> Inspection:
         bytes_by_type=_bytes_by_type(stored),
         file_bytes=file_size(source),
         bodies=len(model.left_in_float),
+        inside=tuple(_inside(model)),
         provenance=provenance(model.metadata),
     )
+
+
+def _operators(model: Model) -> tuple[tuple[str, int], ...]:
+    return tuple(Counter(_operator(node) for node in model.graph.nodes).most_common())
+
+
+def _inside(model: Model) -> Iterator[Inside]:
+    for body in open_bodies(model):
+        if body.model is None:
+            yield Inside(body.name, (), 0, 0, body.reason)
+            continue
+        pairs = find_pairs(body.model)
+        yield Inside(body.name, _operators(body.model), len(pairs.activations), pairs.weights)
+        yield from _inside(body.model)
 
 
 def interface(model: Model) -> dict[str, str]:
@@ -165,48 +191,6 @@ def find_pairs(model: Model) -> Pairs:
         elif node.op == "DequantizeLinear" and (stored := _stored_behind(node)) is not None:
             constants.append(QuantizedConstant(node, stored))
     return Pairs(tuple(activations), tuple(constants))
-
-
-def file_size(source: str | Path) -> int:
-    """Returns the bytes of an ONNX file and of its external data; the weights in it are not read."""
-    path = Path(source)
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            places = set(_external_places(content))
-    except Exception as error:  # protobuf and the system raise several types
-        raise ModelError(f"{str(path)!r} cannot be read", "check the file") from error
-    return sum(file.stat().st_size for file in (path, *(path.parent / place for place in places)))
-
-
-def _external_places(content: mmap.mmap) -> Iterator[str]:
-    """Finds the external files of the initializers: parsing a whole model takes three times its size in memory."""
-    for graph in _fields(content, range(len(content)), onnx.ModelProto.GRAPH_FIELD_NUMBER):
-        for tensor in _fields(content, graph, onnx.GraphProto.INITIALIZER_FIELD_NUMBER):
-            for field in _fields(content, tensor, onnx.TensorProto.EXTERNAL_DATA_FIELD_NUMBER):
-                entry = onnx.StringStringEntryProto.FromString(content[field.start : field.stop])
-                if entry.key == "location":
-                    yield entry.value
-
-
-def _fields(content: mmap.mmap, where: range, number: int) -> Iterator[range]:
-    """Yields where the messages in one field of a protobuf message are."""
-    at = where.start
-    while at < where.stop:
-        key, at = _varint(content, at)
-        kind = key & 7
-        size, at = _varint(content, at) if kind in (0, 2) else ({1: 8, 5: 4}[kind], at)
-        if kind == 2 and key >> 3 == number:
-            yield range(at, at + size)
-        at += size if kind else 0
-
-
-def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
-    """Returns a number of 7 bits a byte, lowest first, and where it ends."""
-    value = shift = 0
-    while content[at] > 127:
-        value |= (content[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-    return value | content[at] << shift, at + 1
 
 
 def constant_of(value: gs.Tensor) -> gs.Constant | None:

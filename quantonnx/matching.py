@@ -84,7 +84,7 @@ class Matcher:
             for output in matched.node.outputs:
                 if output is not result and self._is_read_outside(output, inside):
                     return output
-        return None
+        return binding.entering_from_inside()
 
     def _leaking(self, leak: gs.Tensor, binding: Binding) -> str:
         inside = {id(matched.node) for matched in binding.nodes.values()}
@@ -93,12 +93,12 @@ class Matcher:
             return f"{leak.name!r} is also used outside it, by {reader.op} {reader.name!r}"
         if id(leak) in self._public:
             return f"{leak.name!r} is also used outside it, as an output of the graph"
-        return f"{leak.name!r} is also used outside it, by the body of a control-flow operator"
+        told = "is also used outside it, by the body of a control-flow operator"
+        return f"{leak.name!r} {told if leak.name in self.model.captured else 'stands outside it too'}"
 
     def _is_read_outside(self, output: gs.Tensor, inside: set[int]) -> bool:
-        if id(output) in self._public or output.name in self.model.captured:
-            return True
-        return any(id(consumer) not in inside for consumer in output.outputs)
+        public = id(output) in self._public or output.name in self.model.captured
+        return public or any(id(consumer) not in inside for consumer in output.outputs)
 
 
 def _refusal(found: Pattern) -> str | None:

@@ -9,16 +9,17 @@ float model decide.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log10
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.methods import RangeMethod, parse_method
+from quantonnx.calibration.running import outputs_of
 from quantonnx.model import Model
 
 Array = NDArray[Any]
@@ -64,6 +65,7 @@ def choose_method(
     *,
     candidates: Iterable[RangeMethod] = CANDIDATES,
     threads: int | None = None,
+    memory_limit: int | None = None,
 ) -> MethodChoice:
     """Returns the candidate whose Q/DQ model, `quantized_by(candidate)`, errs least on `feeds`: the first of those that
     are within NO_DIFFERENCE of the best.
@@ -72,8 +74,9 @@ def choose_method(
     itself: of a detector's boxes and scores, one part must not hide the other. Raises ModelError for a model that ONNX
     Runtime does not load.
     """
-    exact = list(_run(model, feeds, threads))
-    found = {method: output_decibels(exact, _run(quantized_by(method), feeds, threads)) for method in candidates}
+    run = partial(outputs_of, feeds=feeds, threads=threads, memory_limit=memory_limit)
+    exact = list(run(model))
+    found = {method: output_decibels(exact, run(quantized_by(method))) for method in candidates}
     best = next(method for method, value in found.items() if value >= max(found.values()) - NO_DIFFERENCE)
     return MethodChoice(best, {str(method): value for method, value in found.items()}, len(feeds))
 
@@ -110,9 +113,3 @@ def _decibels(power: Array | float, noise: Array | float) -> float:
     least = max(float(np.sum(power)) * _LEAST_SHARE, float(np.finfo(np.float64).tiny))
     ratio = (np.asarray(noise) + least) / (np.asarray(power) + least)
     return -10 * log10(float(np.minimum(ratio, 1).mean())) if np.isfinite(ratio).all() else -np.inf
-
-
-def _run(model: Model, feeds: Sequence[Feed], threads: int | None) -> Iterator[Outputs]:
-    session = open_session(model, threads=threads)
-    for feed in feeds:
-        yield session.run(None, dict(feed))

@@ -9,24 +9,26 @@ from __future__ import annotations
 import difflib
 import io
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from quantonnx import exporting, importing, ordering, reading, writing
 from quantonnx.collecting import uncollected
 from quantonnx.errors import ModelError
 from quantonnx.importing import Extras
+from quantonnx.placing import into_place
 from quantonnx.reading import Source
 from quantonnx.weights import constant, deferred, load_array
 
 __all__ = ["Model", "constant", "deferred"]
 
-_BODY_REASON = "the body of a control-flow operator is kept as it is"
+_BODY_REASON = "a control-flow operator only runs its bodies, each of which is quantized on its own"
 
 
 class Model:
@@ -34,7 +36,8 @@ class Model:
 
     `graph` is to be edited by identity, then put in order with `sort`. `captured` are the values that bodies of If,
     Loop and Scan read from outside: they keep their name and stay. `left_in_float` has the reason for each node that
-    nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the model's own file.
+    nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the model's own file. `reserved`
+    are names that other graphs of the file have, `borrowed` the constants that are those of the graph around a body.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Model:
         self.metadata: dict[str, str] = {entry.key: entry.value for entry in extras.model.metadata_props}
         self.left_in_float = {node.name: _BODY_REASON for node in graph.nodes if ordering.has_body(node)}
         self.captured = self._find_captured()
+        self.reserved: frozenset[str] = frozenset()
+        self.borrowed: frozenset[str] = frozenset()
         self._extras = extras
         self._kept = kept
 
@@ -76,7 +81,16 @@ class Model:
         twin = Model(graph, self._extras, kept, self.folder, self.digest)
         twin.metadata = dict(self.metadata)
         twin.left_in_float = dict(self.left_in_float)
+        twin.reserved, twin.borrowed = self.reserved, self.borrowed
         return twin
+
+    @classmethod
+    def inner(cls, proto: ModelProto, weights: dict[str, gs.Constant], outer: Model, reserved: frozenset[str]) -> Model:
+        """Returns the model of a body of `outer`; `weights` are the initializers that are those of the outer graph."""
+        model = cls._build(proto, None, outer.folder, outer.digest, weights.keys())
+        model._share(weights)
+        model.reserved, model.borrowed = reserved, frozenset(weights)
+        return model
 
     def array(self, constant: gs.Constant) -> np.ndarray[Any, Any]:
         """Returns the values of a constant, read-only, in numpy's or ml_dtypes' dtype; nothing keeps them."""
@@ -105,6 +119,10 @@ class Model:
         """Puts nodes in an order that runs, otherwise as before, and drops nodes and constants that nothing needs."""
         ordering.drop_dead_nodes(self.graph)
         ordering.sort_nodes(self.graph)
+        self.refresh_captured()
+
+    def refresh_captured(self) -> None:
+        """Finds anew what bodies read from outside, and drops constants that nothing needs any more."""
         self.captured = self._find_captured()
         self._kept = [item for item in self._kept if item.name in self.captured or item.name in self._annotating()]
 
@@ -116,11 +134,21 @@ class Model:
         """Returns the model as a protobuf whose larger or unusual constants are inputs, and those constants by name."""
         return writing.light_proto(self._document())
 
+    def to_graph(self, *, without: Collection[str]) -> GraphProto:
+        """Returns the graph alone, with its weights but for those named; ModelError over 2 GB."""
+        document = self._document()
+        kept = tuple(constant for constant in document.constants if constant.name not in without)
+        return writing.whole_proto(replace(document, constants=kept)).graph
+
     def to_bytes(self) -> bytes:
         """Returns the bytes of a file of its own, the same each time; ModelError over 2 GB."""
         buffer = io.BytesIO()
         writing.write_embedded(self._document(), buffer)
         return buffer.getvalue()
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of all that the model says, weights too; it may be of any size."""
+        return writing.digest(self._document())
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False, external_data: bool = False) -> None:
         """Writes `path`, whole or not at all; weights over 1.8 GB, or when asked, go to `path`.data beside it.
@@ -132,7 +160,7 @@ class Model:
             self._save_external(document, target, force)
             return
         files = self._extras.files
-        with writing.into_place(target, force=force, sources=files) as (part,), part.open("wb") as file:
+        with into_place(target, force=force, sources=files) as (part,), part.open("wb") as file:
             writing.write_embedded(document, file)
 
     def with_opset(self, version: int) -> Model:
@@ -143,8 +171,11 @@ class Model:
         return self._with_graph(reading.convert(light, version, weights.values()), weights)
 
     @classmethod
-    def _build(cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str) -> Model:
-        graph, constants, extras = importing.import_graph(proto, reading.ExternalData(path, folder))
+    def _build(
+        cls, proto: ModelProto, path: Path | None, folder: Path | None, digest: str, hollow: Collection[str] = ()
+    ) -> Model:
+        external = reading.ExternalData(path, folder, hollow)
+        graph, constants, extras = importing.import_graph(proto, external)
         model = cls(graph, extras, constants, folder, digest)
         needed = model.captured | model._annotating()
         model._kept = [item for item in constants if not item.outputs or item.name in needed]
@@ -152,19 +183,26 @@ class Model:
 
     def _with_graph(self, proto: ModelProto, weights: dict[str, gs.Constant]) -> Model:
         """Returns the model of `proto`, with the weights of this one and all that goes with it."""
-        model = Model._build(proto, None, None, self.digest)
+        model = Model._build(proto, None, None, self.digest, weights.keys())
+        model._share(weights)
         known = self.tensors()
         for name, tensor in model.tensors().items():
-            if name in weights:
-                tensor._values, tensor._export_dtype = weights[name]._values, weights[name]._export_dtype
-            elif isinstance(known.get(name), gs.Variable) and isinstance(tensor, gs.Variable):
+            if isinstance(known.get(name), gs.Variable) and isinstance(tensor, gs.Variable):
                 ordering.restore_type(tensor, known[name])
         for name in ("name", "doc_string", "producer_name", "producer_version"):
             setattr(model.graph, name, getattr(self.graph, name))
         model.folder, model.metadata, model._extras = self.folder, dict(self.metadata), self._extras
         model.left_in_float |= self.left_in_float
+        model.reserved, model.borrowed = self.reserved, self.borrowed
         model._raise_ir_version()
         return model
+
+    def _share(self, weights: dict[str, gs.Constant]) -> None:
+        """Gives constants the values of those of another model that have their name."""
+        tensors = self.tensors()
+        for name, known in weights.items():
+            if name in tensors:
+                tensors[name]._values, tensors[name]._export_dtype = known._values, known._export_dtype
 
     def _raise_ir_version(self) -> None:
         before, needed = self.ir_version, exporting.required_ir_version(self.opset)
@@ -175,7 +213,7 @@ class Model:
     def _save_external(self, document: exporting.Document, target: Path, force: bool) -> None:
         data = target.with_name(target.name + ".data")
         with (
-            writing.into_place(data, target, force=force, sources=self._extras.files) as (raw_part, part),
+            into_place(data, target, force=force, sources=self._extras.files) as (raw_part, part),
             raw_part.open("wb") as raw,
             part.open("wb") as file,
         ):

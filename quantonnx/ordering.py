@@ -20,12 +20,18 @@ from quantonnx.importing import bodies, outer_reads
 
 def body_reads(node: gs.Node) -> set[str]:
     """Returns the names of outer values that the bodies (If, Loop, Scan…) of a node read."""
-    return {name for body in _bodies(node) for name in outer_reads(body)}
+    return {name for _, body in body_graphs(node) for name in outer_reads(body)}
+
+
+def body_graphs(node: gs.Node) -> list[tuple[str, GraphProto]]:
+    """Returns the bodies of a node, each with the name of the attribute in which it is."""
+    held = [(name, value) for name, value in node.attrs.items() if type(value) is AttributeProto]
+    return [(name, body) for name, value in held for body in bodies(value)]
 
 
 def has_body(node: gs.Node) -> bool:
     """True for If, Loop, Scan and every other node that carries a graph."""
-    return bool(_bodies(node))
+    return bool(body_graphs(node))
 
 
 def drop_dead_nodes(graph: gs.Graph) -> None:
@@ -123,10 +129,6 @@ def _kahn(readers: list[list[int]], waiting: list[int]) -> list[int]:
             if not waiting[reader]:
                 heapq.heappush(ready, reader)
     return order
-
-
-def _bodies(node: gs.Node) -> list[GraphProto]:
-    return [body for value in node.attrs.values() if type(value) is AttributeProto for body in bodies(value)]
 
 
 def _producers(nodes: Iterable[gs.Node]) -> dict[str, gs.Node]:

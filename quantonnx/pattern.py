@@ -152,6 +152,15 @@ class Binding(NamedTuple):
     values: Mapping[int, Any]
     nodes: Mapping[int, MatchedNode]
 
+    def entering_from_inside(self) -> gs.Tensor | None:
+        """Returns a value that stands for one from outside though the match gives it, which no rewrite expects."""
+        inside = {id(matched.node) for matched in self.nodes.values()}
+        for bound in self.values.values():
+            for value in bound if isinstance(bound, tuple) else (bound,):
+                if value is not None and value.inputs and id(value.inputs[0]) in inside:
+                    return value
+        return None
+
 
 @dataclass(frozen=True)
 class Edge:

@@ -7,9 +7,9 @@ from typing import Any
 
 from quantonnx.calibrating import calibrate
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.config import QuantConfig
 from quantonnx.plan import Plan
-from quantonnx.preparation import ForwardLoop, Progress
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.rewriting import Source, transform
 from quantonnx.target import Patterns, Target
@@ -28,14 +28,15 @@ def quantize(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | str | None = None,
 ) -> QuantizedModel:
     """Returns a calibrated Q/DQ model; `.save(path)` writes it.
 
     Without `target` it is the plan's, or tensorrt. `source` is a path, bytes, a ModelProto or a Model; it is not
-    changed. `samples`, `forward_loop` and `statistics` are those of `calibrate`. Where the target would run every
-    operator slower in integers, the result has no pair and is the fused float model (`faster_in_float`); `keep_slow` in
-    the configuration quantizes all the same. Raises a QuantonnxError, one line for a person, for anything that cannot
-    be done.
+    changed. `samples`, `forward_loop`, `statistics` and `memory_limit` are those of `calibrate`. Where the
+    target would run every operator slower in integers, the result has no pair and is the fused float model
+    (`faster_in_float`); `keep_slow` in the configuration quantizes all the same. Raises a QuantonnxError, one line for
+    a person, for anything that cannot be done.
     """
     fused = transform(source, target=target, patterns=patterns, plan=plan)
     placed = insert_qdq(fused.model, fused.matches, config)
@@ -48,4 +49,5 @@ def quantize(
         limit=limit,
         threads=threads,
         progress=progress,
+        memory_limit=memory_limit,
     )

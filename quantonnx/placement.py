@@ -79,7 +79,7 @@ def place(
     moved = through_same_scale(through_transparent(claims, model, target, producers), target, producers)
     joined = with_numbers_of_origins(with_ranging_of_source(under_one_scale(moved, target, producers)))
     sites = tuple(without_narrow_biases(typed(shared(joined), model, types), decisions))
-    check_tensors(config, sites)
+    check_tensors(config, sites, matches.elsewhere)
     return Placement(sites, (*decisions, *_left_alone(model, matches, resolved)))
 
 

@@ -37,7 +37,7 @@ class Plan:
     """All steps of one model for one target, editable: `plan["layer1.0.conv1"].apply = False`.
 
     `left_in_float` tells a reader what placement will decide against, as `name` and `reason`; it is decided anew when
-    the plan is used.
+    the plan is used. `bodies` are the plans of the bodies of control flow, by the body's name (`Loop_12/body`).
     """
 
     model: str
@@ -45,6 +45,7 @@ class Plan:
     conversions: list[Step] = field(default_factory=list)
     fusions: list[Step] = field(default_factory=list)
     left_in_float: list[dict[str, str]] = field(default_factory=list)
+    bodies: dict[str, Plan] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.fusions)
@@ -54,22 +55,32 @@ class Plan:
 
     def __getitem__(self, name: str) -> Step:
         """Returns the fusion that gives the value `name` or holds the node `name` (a part of a path will do)."""
-        exact = [step for step in self.fusions if name == step.output or name in step.nodes]
-        found = exact or [step for step in self.fusions if _is_part(name, (step.output, *step.nodes))]
+        fusions = [*self.fusions, *(step for plan in self.bodies.values() for step in plan.every_step(fusions=True))]
+        exact = [step for step in fusions if name == step.output or name in step.nodes]
+        found = exact or [step for step in fusions if _is_part(name, (step.output, *step.nodes))]
         taken = [step for step in found if step.apply] or found
         if len(taken) == 1:
             return taken[0]
         if not taken:
-            known = [known for step in self.fusions for known in (step.output, *step.nodes)]
+            known = [known for step in fusions for known in (step.output, *step.nodes)]
             raise PlanError(f"no step of the plan is called {name!r}", near(name, known))
         raise PlanError(f"{name!r} names {len(taken)} steps of the plan", f"say which: {taken[0].output}, …")
 
+    def every_step(self, *, fusions: bool = False) -> list[Step]:
+        """Returns the steps, or the fusions alone, bodies included."""
+        own = self.fusions if fusions else self.conversions + self.fusions
+        return [*own, *(step for plan in self.bodies.values() for step in plan.every_step(fusions=fusions))]
+
     def to_yaml(self) -> str:
         """Returns the plan as YAML text."""
-        content = {"model": self.model, "target": self.target}
+        return yaml.safe_dump(self._content(), sort_keys=False, width=120)
+
+    def _content(self) -> dict[str, Any]:
         steps = {key: [_shown(step) for step in getattr(self, key)] for key in ("conversions", "fusions")}
         told = {"left_in_float": self.left_in_float} if self.left_in_float else {}
-        return yaml.safe_dump({**content, **steps, **told}, sort_keys=False, width=120)
+        bodies = {name: plan._content() for name, plan in self.bodies.items()}
+        inner = {"bodies": bodies} if bodies else {}
+        return {"model": self.model, "target": self.target, **steps, **inner, **told}
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as a YAML file."""
@@ -80,7 +91,7 @@ class Plan:
         """Reads a plan from a YAML file; PlanError says which entry is wrong."""
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except Exception as error:  # PyYAML raises many types
             raise PlanError(
                 f"{path} is not a plan: {_one_line(error)}", "write one with `quantonnx plan -o`"
             ) from error
@@ -89,7 +100,7 @@ class Plan:
     @classmethod
     def from_dict(cls, content: Any, where: str = "the plan") -> Plan:
         """Builds a plan from its YAML content."""
-        known = {"model", "target", "conversions", "fusions", "left_in_float"}
+        known = {"model", "target", "conversions", "fusions", "bodies", "left_in_float"}
         if not isinstance(content, dict) or not known >= set(content):
             raise PlanError(f"{where} is not a plan", f"expected the keys {', '.join(sorted(known))}")
         steps = {
@@ -97,7 +108,12 @@ class Plan:
             for key in ("conversions", "fusions")
         }
         told = [entry for entry in _list(content, "left_in_float", where) if isinstance(entry, dict)]
-        return cls(str(content.get("model", "")), str(content.get("target", "")), **steps, left_in_float=told)
+        inner = content.get("bodies") or {}
+        if not isinstance(inner, dict):
+            raise PlanError(f"{where}: bodies is {inner!r}", "expected a mapping from names of bodies to plans")
+        bodies = {str(name): cls.from_dict(plan, f"{where}: bodies.{name}") for name, plan in inner.items()}
+        model, target = (str(content.get(key, "")) for key in ("model", "target"))
+        return cls(model, target, **steps, left_in_float=told, bodies=bodies)
 
 
 def near(name: str, known: Iterable[str]) -> str:

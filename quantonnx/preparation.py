@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.input_scaling import scale_inputs
 from quantonnx.algorithms.norm_readers import NormReaders, Refused, Skip, norm_readers
 from quantonnx.algorithms.smooth_quant import smooth
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig, RecipeStep
 from quantonnx.config.recipe import Recipe
@@ -23,9 +23,6 @@ from quantonnx.sites import readers_of_pairs
 from quantonnx.slots import rules_of
 from quantonnx.target import Target
 
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
-
 
 @dataclass(frozen=True)
 class Feeding:
@@ -33,9 +30,9 @@ class Feeding:
 
     samples: Any = None
     forward_loop: ForwardLoop | None = None
-    limit: int | None = None
     threads: int | None = None
     progress: Progress | None = None
+    memory_limit: int | None = None
 
 
 def prepared(
@@ -78,9 +75,9 @@ def _absorbed(
         feeding.samples,
         skip=rules_of(step.settings.skip, "recipe.absorb_biases.skip").first,
         forward_loop=feeding.forward_loop,
-        limit=feeding.limit,
         threads=feeding.threads,
         progress=feeding.progress,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, done.refused
 
@@ -95,9 +92,9 @@ def _smoothed(
         scale_clamp_min=step.settings.scale_clamp_min,
         skip=_without_smoothing(model, placement, matches, config),
         forward_loop=feeding.forward_loop,
-        limit=feeding.limit,
         threads=feeding.threads,
         progress=feeding.progress,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, done.refused
 
@@ -114,7 +111,7 @@ def _without_smoothing(model: Model, placement: Placement, matches: Matches, con
 def _divided(
     model: Model, placement: Placement, matches: Matches, config: QuantConfig, step: RecipeStep, feeding: Feeding
 ) -> tuple[Model, tuple[Refused, ...]]:
-    samples = open_samples(feeding.samples, input_specs(model), limit=feeding.limit)
+    samples = open_samples(feeding.samples, input_specs(model))
     done = scale_activations(
         model,
         placement.sites,
@@ -138,6 +135,7 @@ def _scaled(
         skip=rules_of(step.settings.skip, "recipe.scale_inputs.skip").first,
         forward_loop=feeding.forward_loop,
         threads=feeding.threads,
+        memory_limit=feeding.memory_limit,
     )
     return done.model, tuple(Refused(each.activation, str(each)) for each in done.scaled)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from quantonnx.algorithms.layerwise import LayerChange
-from quantonnx.assembly import assembled
+from quantonnx.assembly import assembled, opset_for
+from quantonnx.bodies import Body, names_of, open_bodies, own_names, put_back
 from quantonnx.calibration.collected import DataSource
 from quantonnx.calibration.methods import RangeMethod
 from quantonnx.collecting import uncollected
 from quantonnx.config import QuantConfig
 from quantonnx.decisions import Decider, Decision
-from quantonnx.errors import CalibrationError, PlanError
+from quantonnx.errors import CalibrationError, ModelError, PlanError
 from quantonnx.formats import Parameters
 from quantonnx.insertion import refuse_quantized
 from quantonnx.model import Model
@@ -29,6 +30,7 @@ from quantonnx.sites import Site
 class QuantizedModel:
     """A fused float model, its sites, and (once calibrated) scale and zero point at every site.
 
+    `bodies` are the bodies of If, Loop and Scan in the model, by their names, each quantized as a model of its own.
     `reference` is the model with the float results, where `model` has weights or biases that make up for rounding;
     `weight_changes` tell what algorithms did to weights; `method` is the one that `auto` came to.
     """
@@ -44,6 +46,12 @@ class QuantizedModel:
     reference: Model | None = None
     weight_changes: tuple[LayerChange, ...] = ()
     method: RangeMethod | None = None
+    bodies: Mapping[str, QuantizedModel] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[QuantizedModel, ...]:
+        """The graph itself, then all bodies in it, however deep."""
+        return (self, *(part for body in self.bodies.values() for part in body.parts))
 
     @property
     def calibrated(self) -> bool:
@@ -65,16 +73,20 @@ class QuantizedModel:
         """True where samples have to show the range of an activation, or what a step of the recipe goes by."""
         if any(step.needs_samples for step in self.config.steps):
             return True
-        return any(site.on_activation and site.ranging.needs_samples for site in self.sites)
+        sites = (site for part in self.parts for site in part.sites)
+        return any(site.on_activation and site.ranging.needs_samples for site in sites)
 
     @property
     def faster_in_float(self) -> bool:
         """True where no pair stands because the target's cost model expects every operator to be slower in integers."""
-        return not self.sites and any(decision.decider is Decider.COST for decision in self.decisions)
+        placed = any(part.sites for part in self.parts)
+        return not placed and any(
+            decision.decider is Decider.COST for part in self.parts for decision in part.decisions
+        )
 
     def refuse_nothing(self, name: str) -> None:
         """Raises PlanError where no pair stands, unless that is what makes the model fast."""
-        if self.sites or self.faster_in_float:
+        if any(part.sites for part in self.parts) or self.faster_in_float:
             return
         first = next((f" ({decision.name}: {decision.reason})" for decision in self.decisions), "")
         raise PlanError(
@@ -86,8 +98,9 @@ class QuantizedModel:
         """Returns the Q/DQ model. Raises CalibrationError before calibration."""
         if self.parameters is None:
             raise CalibrationError("the model is not calibrated", "call quantonnx.calibrate(quantized, samples) first")
-        float_weights, contrib = self.config.weight_storage == "float", self.config.contrib_ops
-        model = assembled(self.model, self.sites, self.parameters, float_weights=float_weights, contrib=contrib)
+        contrib = self.config.contrib_ops
+        opsets = (opset_for(part.sites, contrib=contrib) for part in self.parts if part.calibrated)
+        model = self._assembled(self.model, max(opsets), frozenset())
         model.metadata |= describe(
             self.model.digest,
             target=self.matches.target.name,
@@ -96,6 +109,17 @@ class QuantizedModel:
             data=self.data,
         )
         return model
+
+    def _assembled(self, model: Model, opset: int, taken: frozenset[str]) -> Model:
+        """Returns the quantized graph, and in it its bodies; `taken` are the names of the graphs around it."""
+        float_weights, contrib = self.config.weight_storage == "float", self.config.contrib_ops
+        sites, numbers = (self.sites, self.parameters) if self.parameters is not None else ((), {})
+        made = assembled(model, sites, numbers, float_weights=float_weights, contrib=contrib, opset=opset)
+        for name, body in self.bodies.items():
+            inner = body.model.copy()
+            inner.reserved |= taken | names_of(made)
+            put_back(made, name, body._assembled(inner, opset, taken | own_names(made)), taken)
+        return made
 
     def to_onnx(self) -> onnx.ModelProto:
         """Returns the Q/DQ model as a ModelProto."""
@@ -111,5 +135,35 @@ def insert_qdq(model: Model, matches: Matches, config: QuantConfig | None = None
     """Returns where Q/DQ pairs will stand in a fused model: exactly at the points that the applied matches declare."""
     config = config or QuantConfig()
     refuse_quantized(model, "the model")
+    opened = list(open_bodies(model))
+    matches = replace(matches, elsewhere=matches.elsewhere | _called(opened, matches))
     placement: Placement = place(model, matches, config)
-    return QuantizedModel(model, placement.sites, placement.decisions, matches, config)
+    decisions = list(placement.decisions)
+    bodies: dict[str, QuantizedModel] = {}
+    for body in opened:
+        if body.model is None:
+            decisions.append(Decision(body.name, body.reason, Decider.BODY))
+            continue
+        try:
+            bodies[body.name] = insert_qdq(body.model, _inner(matches, body.name, model), config)
+        except ModelError as error:
+            decisions.append(Decision(body.name, error.message, Decider.BODY))
+    return QuantizedModel(model, placement.sites, tuple(decisions), matches, config, bodies=bodies)
+
+
+def _called(bodies: Iterable[Body], matches: Matches) -> frozenset[str]:
+    """What rules of the configuration may call in bodies: operators and their types, values, patterns."""
+    models = [body.model for body in bodies if body.model is not None]
+    named = {name for model in models for name in names_of(model)}
+    types = {node.op for model in models for node in model.graph.nodes}
+    steps = [step for inner in matches.bodies.values() for step in inner]
+    return frozenset(named | types | {name for step in steps for name in (step.pattern, *step.nodes)})
+
+
+def _inner(matches: Matches, name: str, around: Model) -> Matches:
+    """The matches of a body, with the names of all that is around it."""
+    own = matches.bodies.get(name, Matches([], matches.target))
+    known = {node.op for node in around.graph.nodes} | {
+        word for step in matches for word in (step.pattern, *step.nodes)
+    }
+    return replace(own, elsewhere=matches.elsewhere | names_of(around) | known)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto, helper, inliner, shape_inference, version_converter
+from onnx import (
+    GraphProto,
+    ModelProto,
+    SparseTensorProto,
+    TensorProto,
+    helper,
+    inliner,
+    shape_inference,
+    version_converter,
+)
 
 from quantonnx.errors import ModelError
-from quantonnx.weights import ExternalValues, InlineValues, StoredValues, to_onnx_dtype
+from quantonnx.expansion import refuse_explosion
+from quantonnx.scanning import scan
+from quantonnx.tensor_sizes import complete, refuse_expansion, refuse_negative
+from quantonnx.weights import ExternalValues, InlineValues, SparseValues, StoredValues, to_onnx_dtype
 
 Source = str | os.PathLike[str] | bytes | ModelProto
 
@@ -43,7 +55,11 @@ def open_source(source: Source) -> Opened:
         data, path, name = source, None, "the model"
     else:
         path = Path(source)
-        data, name = _read_file(path), repr(str(path))
+        name = repr(str(path))
+        scanned = _scan_file(path)
+        if scanned is not None:
+            return Opened(_parse(scanned[0], name), path, scanned[1])
+        data = _read_file(path)
     return Opened(_parse(data, name), path, hashlib.sha256(data).hexdigest())
 
 
@@ -51,6 +67,7 @@ def inline_functions(proto: ModelProto) -> ModelProto:
     """Returns the model with its local functions inlined; the data of initializers does not go through the inliner."""
     if not proto.functions:
         return proto
+    refuse_explosion(proto)
     light, weights = set_weights_aside(proto)
     mixed = _mixes_opsets(proto)
     try:
@@ -114,7 +131,9 @@ def copy_fields(source: Message, target: Any, *, without: set[str]) -> None:
 class ExternalData:
     """Finds the external data of tensors, and refuses what is missing, too short or outside the model's folder."""
 
-    def __init__(self, path: Path | None, folder: Path | None) -> None:
+    def __init__(self, path: Path | None, folder: Path | None, hollow: Collection[str] = ()) -> None:
+        """Tensors that are called `hollow` have a type and no data, which comes later."""
+        self._hollow = hollow
         self.sizes: dict[Path, int] = {}
         self._paths: dict[str, Path] = {}
         self._folder = folder
@@ -124,8 +143,9 @@ class ExternalData:
 
     def values(self, tensor: TensorProto) -> StoredValues:
         """Returns the values of a tensor, wherever they are, unread."""
+        refuse_negative(tensor.name, tensor.dims)
         if tensor.data_location != TensorProto.EXTERNAL:
-            return InlineValues(tensor)
+            return InlineValues(tensor) if tensor.name in self._hollow else complete(InlineValues(tensor))
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         if location not in self._paths:
@@ -139,6 +159,12 @@ class ExternalData:
         self._check_range(values, length)
         return values
 
+    def sparse(self, sparse: SparseTensorProto) -> StoredValues:
+        """Returns the values of a sparse tensor, as the dense one that it stands for."""
+        values = self.values(sparse.values)
+        refuse_expansion(sparse, values)
+        return SparseValues(sparse.dims, values, self.values(sparse.indices))
+
     def make_inline(self, tensor: TensorProto) -> None:
         """Loads a tensor of an attribute, which has to stay whole when the model is written elsewhere."""
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -149,13 +175,21 @@ class ExternalData:
     def _path(self, name: str, location: str) -> Path:
         if self._folder is None:
             raise ModelError(f"initializer {name!r} is in the external file {location!r}", "pass the model's path")
-        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+        if (
+            not isinstance(location, str)
+            or not location
+            or Path(location).is_absolute()
+            or ".." in Path(location).parts
+        ):
             raise ModelError(
                 f"initializer {name!r} points at {location!r}, outside the model's folder",
                 "put the data beside the model and export again",
             )
-        path = (self._folder / location).resolve()
-        self.sizes[path] = self._size(name, location, path)
+        try:
+            path = (self._folder / location).resolve()
+            self.sizes[path] = self._size(name, location, path)
+        except (OSError, RuntimeError, ValueError):  # too long, a circle of links, a NUL in it
+            raise ModelError(f"initializer {name!r} points at {location[:80]!r}, which is no file") from None
         return path
 
     def _size(self, name: str, location: str, path: Path) -> int:
@@ -206,8 +240,17 @@ def _without_data(tensor: TensorProto) -> TensorProto:
     return light
 
 
+def _scan_file(path: Path) -> tuple[bytes, str] | None:
+    try:
+        return scan(path)
+    except OSError:  # reading the file says what is wrong
+        return None
+
+
 def _read_file(path: Path) -> bytes:
     try:
+        if path.is_char_device():
+            raise ModelError(f"{str(path)!r} is a device", "name one .onnx file")
         return path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"there is no file {str(path)!r}", "check the path") from None

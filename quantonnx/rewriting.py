@@ -6,7 +6,6 @@ nodes greedily, and every step is found by the name of the value that it gives.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,26 +14,33 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
+from quantonnx.bodies import open_bodies, put_back
 from quantonnx.collecting import uncollected
-from quantonnx.declarations import largest
 from quantonnx.editing import Rewriter
 from quantonnx.errors import PatternError, PlanError
+from quantonnx.fusions import find_fusions, overlap, step_of
 from quantonnx.matching import Matcher
 from quantonnx.model import Model
 from quantonnx.pattern import Pattern
 from quantonnx.pattern_index import PatternIndex
 from quantonnx.plan import Plan, Step
-from quantonnx.target import Patterns, Target, get_target, load_patterns
+from quantonnx.target import Patterns, Target, get_target, load_patterns, named_target
 
 Source = str | Path | bytes | onnx.ModelProto | Model
 
 
 @dataclass
 class Matches(Sequence[Step]):
-    """The fusions found in a model, each of which can be switched off: `matches[3].apply = False`."""
+    """The fusions found in a model, each of which can be switched off: `matches[3].apply = False`.
+
+    `bodies` are those in the bodies of control flow, by the body's name (`Loop_12/body`); `elsewhere` are the names of
+    what other graphs of the file hold, which rules of a configuration may mean.
+    """
 
     steps: list[Step]
     target: Target
+    bodies: dict[str, Matches] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # Sequence's overloads add nothing here
         return self.steps[index]
@@ -106,13 +112,26 @@ def transform(
     else:
         plan = replace(plan, conversions=_convert(model, chosen, plan), fusions=[replace(s) for s in plan.fusions])
     _fuse(model, chosen, plan.fusions)
-    steps = plan.conversions + plan.fusions
+    inner = _transform_bodies(model, chosen, plan)
+    plan = replace(plan, bodies={name: done.plan for name, done in inner.items()})
+    steps = plan.conversions + plan.fusions + [step for done in inner.values() for step in done.plan.every_step()]
     applied = [step for step in steps if step.apply]
     counts: dict[str, int] = {}
     for step in applied:
         counts[step.pattern] = counts.get(step.pattern, 0) + 1
     report = Report(applied, [step for step in steps if not step.apply], counts)
-    return Transformed(model, Matches(plan.fusions, chosen), report, plan)
+    matches = Matches(plan.fusions, chosen, {name: done.matches for name, done in inner.items()})
+    return Transformed(model, matches, report, plan)
+
+
+def _transform_bodies(model: Model, target: Target, plan: Plan) -> dict[str, Transformed]:
+    """Transforms the bodies of control flow in their places; one that the plan does not know is planned now."""
+    done: dict[str, Transformed] = {}
+    for body in list(open_bodies(model)):
+        if body.model is not None:
+            done[body.name] = transform(body.model, target=target, plan=plan.bodies.get(body.name))
+            put_back(model, body.name, done[body.name].model)
+    return done
 
 
 def choose_target(
@@ -120,7 +139,7 @@ def choose_target(
 ) -> Target:
     """Returns the target asked for, else the plan's, else tensorrt, with the user's patterns before its own."""
     planned = plan.target if plan is not None else ""
-    chosen = get_target(target or planned or "tensorrt")
+    chosen = get_target(target) if target else named_target(planned or "tensorrt")
     if planned and target and chosen.name != planned:
         raise PlanError(f"the plan is for {planned}, not {chosen.name}", "leave the target out, or plan again")
     if isinstance(patterns, (str, Path)):
@@ -130,7 +149,8 @@ def choose_target(
 
 def _plan(model: Model, target: Target, name: str) -> Plan:
     conversions = _convert(model, target, None)
-    return Plan(name, target.name, conversions, _find_fusions(model, target))
+    bodies = {body.name: _plan(body.model, target, body.name) for body in open_bodies(model) if body.model is not None}
+    return Plan(name, target.name, conversions, find_fusions(model, target), bodies=bodies)
 
 
 def _shown_source(source: Source) -> str:
@@ -150,7 +170,7 @@ def _convert(model: Model, target: Target, plan: Plan | None) -> list[Step]:
             continue
         if len(done) >= budget:
             raise PatternError(f"conversion {type(found).__name__} never ends", "its rewrite must not match again")
-        done.append(_step(found))
+        done.append(step_of(found))
         editor.touched.clear()
         found.rewrite(editor)
         for touched in editor.touched:
@@ -175,77 +195,6 @@ def _allowed(found: Pattern, wanted: dict[tuple[str, str], Step] | None) -> bool
     return step is not None and step.apply
 
 
-def _step(found: Pattern) -> Step:
-    nodes = tuple(node.name for node in reversed(found.nodes))
-    points = tuple(point.role.name for point in found.qdq_points)
-    return Step(type(found).__name__, found.result.name, nodes, points)
-
-
-def _find_fusions(model: Model, target: Target) -> list[Step]:
-    """Finds the fusions, the longest first.
-
-    From the outputs up, a node inside a match is not tried as the end of one that can only be shorter, unless the
-    match around it loses.
-    """
-    candidates = _Candidates(model, target)
-    owner: dict[int, Step] = {}
-    kept: list[tuple[int, Step]] = []
-    while (entry := candidates.pop()) is not None:
-        match, position = entry
-        owners = [owner.get(id(node)) for node in match.nodes]
-        winner = next((taken for taken in owners if taken is not None), None)
-        if winner is None:
-            step = _step(match)
-            owner.update((id(node), step) for node in match.nodes)
-        elif all(owners):
-            continue  # inside a longer match, or covered by several: nothing to decide
-        else:
-            reason = _overlap(winner)
-            step = replace(_step(match), apply=False, reason=reason)
-            candidates.try_inside(match)
-        kept.append((position, step))
-    return [step for _, step in sorted(kept, key=lambda entry: entry[0])]
-
-
-class _Candidates:
-    """Matches in the order in which they are taken: more nodes first, then the order of the graph and of patterns."""
-
-    def __init__(self, model: Model, target: Target) -> None:
-        self._matcher, self._index = Matcher(model), PatternIndex(target.patterns)
-        self._positions = {id(node): position for position, node in enumerate(model.graph.nodes)}
-        self._around: dict[int, int] = {}  # the size of the longest match so far around each inner node
-        self._heap: list[tuple[int, int, int, Pattern]] = []
-        self._found: set[tuple[int, int]] = set()
-        for node in reversed(model.graph.nodes):
-            self._try(node, longer_than=self._around.get(id(node), 0))
-
-    def pop(self) -> tuple[Pattern, int] | None:
-        """Returns the next match and the position of its last node."""
-        if not self._heap:
-            return None
-        _, position, _, match = heapq.heappop(self._heap)
-        return match, position
-
-    def try_inside(self, match: Pattern) -> None:
-        """Tries the nodes inside a match that lost as the ends of shorter matches."""
-        for node in match.nodes:
-            if node.outputs[0] is not match.result:
-                self._try(node, longer_than=0)
-
-    def _try(self, node: gs.Node, *, longer_than: int) -> None:
-        for order, pattern in enumerate(self._index.fitting(node)):
-            if longer_than and len(largest(pattern.root)) <= longer_than:
-                continue
-            place = (self._positions[id(node)], order)
-            match = self._matcher.match(pattern, node) if place not in self._found else None
-            if match is not None and (size := len(match.binding.nodes)) > longer_than:
-                self._found.add(place)
-                heapq.heappush(self._heap, (-size, *place, match))
-                for inner in match.nodes:
-                    if inner is not node:
-                        self._around[id(inner)] = max(size, self._around.get(id(inner), 0))
-
-
 def _fuse(model: Model, target: Target, steps: Sequence[Step]) -> None:
     editor, matcher, producers = Rewriter(model), Matcher(model), _producers(model)
     owner: dict[int, Step] = {}  # nodes stay in the graph's list until the end, so that an identity means one node
@@ -260,17 +209,13 @@ def _fuse(model: Model, target: Target, steps: Sequence[Step]) -> None:
             continue
         winner = next((owner[id(part)] for part in found.nodes if id(part) in owner), None)
         if winner is not None:
-            step.apply, step.reason = False, _overlap(winner)
+            step.apply, step.reason = False, overlap(winner)
             continue
         owner.update((id(part), step) for part in found.nodes)
         found.rewrite(editor)
         if found.result.inputs:
             producers[step.output] = found.result.inputs[0]
     model.sort()
-
-
-def _overlap(winner: Step) -> str:
-    return f"overlaps {winner.pattern} at {winner.output!r}, which comes first"
 
 
 def _why_not(matcher: Matcher, pattern: type[Pattern] | None, node: gs.Node | None, step: Step) -> str:

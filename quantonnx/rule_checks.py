@@ -16,7 +16,7 @@ from quantonnx.pattern import Pattern, Role, ValueDeclaration
 from quantonnx.plan import near
 from quantonnx.resolution import STATES, Side
 from quantonnx.rewriting import Matches
-from quantonnx.scopes import Scopes, dotted
+from quantonnx.scopes import Scopes, dotted, scopes_in
 from quantonnx.sites import Site
 from quantonnx.slots import names_of, rules_of
 from quantonnx.target import FormatRequest, Target
@@ -26,6 +26,7 @@ def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
     """Raises ConfigError for a rule that matches nothing in the model and is not optional; TargetError for a bias."""
     known = [name for node in model.graph.nodes for name in names_of(node)]
     folded = [name for step in matches for name in step.nodes]  # a folded node can still be called by its name
+    folded += matches.elsewhere
     for where, listed in (
         ("exclude", config.exclude),
         ("skip.stub", config.skip.stub),
@@ -39,7 +40,7 @@ def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
     ):
         rules_of(listed, where).check([*known, *folded])
     opset = model.opset
-    types = _found(config.op_types, "op_types", model.graph.nodes, lambda node: [node.op], [])
+    types = _found(config.op_types, "op_types", model.graph.nodes, lambda node: [node.op], [*matches.elsewhere])
     names = _found(
         config.op_names, "op_names", model.graph.nodes, lambda node: [n for n in names_of(node) if n != node.op], folded
     )
@@ -48,8 +49,8 @@ def check_rules(model: Model, matches: Matches, config: QuantConfig) -> None:
             if rule is not None and found[name]:
                 _check_slots(f"{section}.{name}", rule, found[name], opset)
     _check_known_ranges(model, config)
-    _check_tensor_names(model, config)
-    _check_modules(model, config)
+    _check_tensor_names(model, config, matches.elsewhere)
+    _check_modules(model, config, matches.elsewhere)
     _check_patterns(matches, config)
     _check_biases(matches, config)
 
@@ -106,14 +107,14 @@ def _check_known_ranges(model: Model, config: QuantConfig) -> None:
         raise ConfigError(f"known_ranges: there is no operator {name!r}", near(name, known))
 
 
-def _check_tensor_names(model: Model, config: QuantConfig) -> None:
+def _check_tensor_names(model: Model, config: QuantConfig, elsewhere: Collection[str]) -> None:
     optional = [name for name, rule in config.tensors.items() if rule is not None and rule.optional]
-    known = model.tensors()
+    known = [*model.tensors(), *elsewhere]
     NameRules(config.tensors, "tensors", optional).check(known)
     NameRules(config.fixed, "fixed").check(known)
 
 
-def _check_modules(model: Model, config: QuantConfig) -> None:
+def _check_modules(model: Model, config: QuantConfig, elsewhere: Collection[str]) -> None:
     if not config.modules:
         return
     scopes = Scopes(model)
@@ -121,7 +122,8 @@ def _check_modules(model: Model, config: QuantConfig) -> None:
         wanted = name if name.startswith("re:") else dotted(name)
         matcher = NameRules([wanted], "modules", [wanted] if rule is not None and rule.optional else [])
         found = [scope for scope in scopes.names if matcher.first((scope,))]
-        if not found and wanted not in matcher.optional:
+        inside = not found and any(matcher.first(scopes_in(other)) for other in elsewhere)
+        if not found and not inside and wanted not in matcher.optional:
             hint = near(wanted, scopes.names) or "the file names no modules" * (not scopes.names)
             raise ConfigError(f"modules: no scope of the model is called {name!r}", hint)
         for side in ("inputs", "outputs"):
@@ -132,7 +134,7 @@ def _check_modules(model: Model, config: QuantConfig) -> None:
 
 
 def _check_patterns(matches: Matches, config: QuantConfig) -> None:
-    used = {step.pattern for step in matches}
+    used = {step.pattern for step in matches} | matches.elsewhere
     known = {pattern.__name__: pattern for pattern in matches.target.patterns}
     for name, rule in config.patterns.items():
         if name not in known:
@@ -150,7 +152,7 @@ def _check_patterns(matches: Matches, config: QuantConfig) -> None:
 
 def _check_biases(matches: Matches, config: QuantConfig) -> None:
     """Raises TargetError for a format of biases where every bias stays in float."""
-    used = {step.pattern for step in matches}
+    used = {step.pattern for step in matches} | matches.elsewhere
     if any(point.role is Role.BIAS for p in matches.target.patterns if p.__name__ in used for point in p.qdq_points):
         return
     for where, spec in _said_of_biases(config):
@@ -184,12 +186,12 @@ def _is_computed(declaration: object) -> bool:
     return isinstance(declaration, ValueDeclaration) and not declaration.constant
 
 
-def check_tensors(config: QuantConfig, sites: Sequence[Site]) -> None:
+def check_tensors(config: QuantConfig, sites: Sequence[Site], elsewhere: Collection[str] = ()) -> None:
     """Raises ConfigError for a rule about numbers of a tensor on which no pair of its own stands."""
     sources = {site.tensor: site.source for site in sites if site.on_activation}
     known = {site.tensor: "" for site in sites} | sources
     for where, name, optional in _numbered(config):
-        if name not in known and not optional:
+        if name not in known and not optional and name not in elsewhere:
             raise ConfigError(f"{where}: no pair stands on {name!r}", near(name, known))
         if sources.get(name, name) != name and not optional and not _shares(config, name):
             raise ConfigError(f"{where}: {name!r} takes its scale from {sources[name]!r}", "say it about that one")

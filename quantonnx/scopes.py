@@ -27,7 +27,12 @@ def scopes_of(model: Model, node: gs.Node) -> tuple[str, ...]:
     told = model.node_metadata(node.name).get(_METADATA)
     if told is not None:
         return tuple(dict.fromkeys(path for path in _parsed(told)[:-1] if path))
-    return tuple(_scopes_in(node.name)) if node.name.startswith("/") else ()
+    return scopes_in(node.name)
+
+
+def scopes_in(name: str) -> tuple[str, ...]:
+    """Returns the scopes that the name of a node tells; empty where it is no path."""
+    return tuple(_scopes_in(name)) if name.startswith("/") else ()
 
 
 def _scopes_in(name: str) -> Iterator[str]:
@@ -44,7 +49,7 @@ def _parsed(told: str) -> list[str]:
     """The exporter writes the representation of a Python list; the last entry is the operator itself."""
     try:
         found = ast.literal_eval(told)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except Exception:  # what a hostile text makes the parser raise
         return []
     return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
 

@@ -16,7 +16,7 @@ from quantonnx.plan import Plan, Step
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site, moves
 from quantonnx.speed import Speed
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 _PARTICULAR = re.compile(r"'[^']*'|\d+(×\d+)+")
 _MOST_CHANNELS = 1
@@ -41,8 +41,11 @@ class ReasonGroup:
 
 
 def pairs(quantized: QuantizedModel) -> dict[str, int]:
-    """Returns the number of pairs on activations, and of quantized weights."""
-    return {"activation": len(quantized.activation_sites), "weight": len(quantized.weight_sites)}
+    """Returns the number of pairs on activations, and of quantized weights, those in bodies included."""
+    return {
+        "activation": sum(len(part.activation_sites) for part in quantized.parts),
+        "weight": sum(len(part.weight_sites) for part in quantized.parts),
+    }
 
 
 def matches(steps: Iterable[Step]) -> list[dict[str, Any]]:
@@ -54,7 +57,7 @@ def matches(steps: Iterable[Step]) -> list[dict[str, Any]]:
 
 def sites(quantized: QuantizedModel) -> list[dict[str, Any]]:
     """Returns where pairs stand, with their numbers once there are any."""
-    return [described(quantized, site) for site in quantized.sites]
+    return [described(part, site) for part in quantized.parts for site in part.sites]
 
 
 def excluded(quantized: QuantizedModel) -> list[dict[str, str]]:
@@ -64,20 +67,23 @@ def excluded(quantized: QuantizedModel) -> list[dict[str, str]]:
 
 def left_in_float(quantized: QuantizedModel) -> list[Decision]:
     """Returns why each operator or value that is not quantized is not."""
-    placed = [decision for decision in quantized.decisions if not decision.of_algorithm]
-    return [*placed, *_unclaimed(quantized)]
+    found: list[Decision] = []
+    for part in quantized.parts:
+        found += [decision for decision in part.decisions if not decision.of_algorithm]
+        found += _unclaimed(part)
+    return found
 
 
 def told_by_algorithms(quantized: QuantizedModel) -> list[Decision]:
     """Returns what the steps of the recipe and the calibration tell."""
-    return [decision for decision in quantized.decisions if decision.of_algorithm]
+    return [decision for part in quantized.parts for decision in part.decisions if decision.of_algorithm]
 
 
 def pattern_counts(quantized: QuantizedModel) -> list[PatternCount]:
     """Returns the applied patterns that have pairs, the most frequent first."""
     applied: dict[str, set[str]] = {}
     found: dict[str, list[int]] = {}
-    for site in quantized.sites:
+    for site in (site for part in quantized.parts for site in part.sites):
         applied.setdefault(site.pattern, set()).add(site.owner)
         counts = found.setdefault(site.pattern, [0, 0])
         counts[0] += site.on_activation
@@ -138,7 +144,9 @@ def speed(measured: Speed) -> dict[str, Any]:
 
 def plan(content: Plan) -> dict[str, Any]:
     """Returns the conversions and fusions of a plan."""
-    return {"conversions": matches(content.conversions), "matches": matches(content.fusions)}
+    found: dict[str, Any] = {"conversions": matches(content.conversions), "matches": matches(content.fusions)}
+    bodies = {name: plan(body) for name, body in content.bodies.items()}
+    return found | {"bodies": bodies} if bodies else found
 
 
 def site_format(site: Site) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from quantonnx.algorithms.bias_correction import means_possible
-from quantonnx.algorithms.smooth_quant import ForwardLoop, maxima_needed
+from quantonnx.algorithms.smooth_quant import maxima_needed
 from quantonnx.calibration.collected import Statistics
-from quantonnx.calibration.samples import input_specs, open_samples
-from quantonnx.calibration.session import Collector, Progress
+from quantonnx.calibration.feeds import ForwardLoop, Progress
+from quantonnx.calibration.session import Collector
 from quantonnx.element_types import ElementTypes, type_name
 from quantonnx.errors import PlanError
+from quantonnx.memory import memory_limit_of
 from quantonnx.model import Model
 from quantonnx.plan import Plan
 from quantonnx.rewriting import Source, transform
@@ -38,15 +39,24 @@ def collect_statistics(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | str | None = None,
 ) -> Statistics:
     """Returns statistics of every float activation of the model as it is fused for a target.
 
-    `samples` and `forward_loop` are those of `calibrate`, which takes the result with any configuration;
-    `Statistics.save` writes it. Without `target` it is the plan's, or tensorrt. A value that holds NaN or infinity, or
-    that no sample reaches, matters only where it is to be quantized.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`, which takes the result with any
+    configuration; `Statistics.save` writes it. Without `target` it is the plan's, or tensorrt. A value that holds NaN
+    or infinity, or that no sample reaches, matters only where it is to be quantized.
     """
     fused = transform(source, target=target, patterns=patterns, plan=plan)
-    return survey(fused.model, samples, forward_loop=forward_loop, limit=limit, threads=threads, progress=progress)
+    return survey(
+        fused.model,
+        samples,
+        forward_loop=forward_loop,
+        limit=limit,
+        threads=threads,
+        progress=progress,
+        memory_limit=memory_limit,
+    )
 
 
 def survey(
@@ -58,6 +68,7 @@ def survey(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | str | None = None,
 ) -> Statistics:
     """Returns statistics of every float activation of a model that is fused already; see `collect_statistics`.
 
@@ -67,11 +78,16 @@ def survey(
         raise PlanError("statistics need samples or a forward loop", "give exactly one of them")
     means = means_possible(model)
     channels, tensors = maxima_needed(model), float_activations(model)
-    with Collector(model, tensors, means=means, channels=channels, threads=threads, lenient=True) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
-        else:
-            collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+    with Collector(
+        model,
+        tensors,
+        means=means,
+        channels=channels,
+        threads=threads,
+        lenient=True,
+        memory_limit=memory_limit_of(memory_limit),
+    ) as collector:
+        collector.observe(samples, forward_loop, limit=limit, progress=progress)
         return collector.collected(name or _name(samples))
 
 

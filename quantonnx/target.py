@@ -143,6 +143,14 @@ def get_target(target: str | Path | Target) -> Target:
     raise TargetError(f"unknown target {str(target)!r}", f"{hint} (or give a .py file)")
 
 
+def named_target(name: str) -> Target:
+    """Returns a shipped target by the name that a plan or a model tells: never a file, which would be code to run."""
+    if name in known_targets():
+        return known_targets()[name]
+    hint = "a target file is code: give it yourself, as --target" if name.endswith(".py") else "give it as --target"
+    raise TargetError(f"{name!r} is no target that comes with quantonnx", hint)
+
+
 def _load_target(path: str | Path) -> Target:
     module = load_module(path)
     found = getattr(module, "target", None)

@@ -1,25 +1,26 @@
-"""Do two models agree: SQNR, cosine and top-1 per output, and accuracy with labels.
-
-Everything is accumulated sample by sample, so that memory does not grow with the data.
-"""
+"""Do two models agree: both run on the same samples, side by side, or one after the other where memory is short."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantonnx.calibration.feeds import Progress, input_specs, length_of
 from quantonnx.calibration.loading import open_session
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.running import outputs_of
+from quantonnx.calibration.samples import open_samples
+from quantonnx.calibration.spilling import Spill
 from quantonnx.errors import DataError
+from quantonnx.memory import memory_limit_of
 from quantonnx.model import Model
+from quantonnx.tallying import Comparison, Tally
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -30,50 +31,6 @@ Array = NDArray[Any]
 Source = str | Path | bytes | Model
 
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
-Progress = Callable[[int, int | None], None]
-
-SMALLEST_VOCABULARY = 256
-"""From this size on, the last axis of an output with three or more axes is taken for the scores of tokens."""
-
-
-@dataclass(frozen=True)
-class OutputComparison:
-    """How near one output is to the float model's.
-
-    `sqnr_db` is 10·log10(Σx² / Σ(x−q)²) over all samples, infinite when they are equal; `cosine` is the mean over
-    samples; `max_abs` the largest difference; `agreement` the share of equal top-1 classes, None where the output does
-    not look like class scores. All are NaN where shapes differ.
-    """
-
-    sqnr_db: float
-    cosine: float
-    max_abs: float
-    agreement: float | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How near a model is to the float model: per output, and the accuracy of both where there were labels."""
-
-    outputs: Mapping[str, OutputComparison]
-    samples: int
-    float_accuracy: float | None = None
-    accuracy: float | None = None
-
-    @property
-    def sqnr_db(self) -> float:
-        """The SQNR of the worst output, in dB."""
-        return min((output.sqnr_db for output in self.outputs.values()), default=math.nan)
-
-    @property
-    def cosine(self) -> float:
-        """The cosine of the worst output."""
-        return min((output.cosine for output in self.outputs.values()), default=math.nan)
-
-    @property
-    def agreement(self) -> float | None:
-        """The top-1 agreement of the first output that looks like class scores."""
-        return next((output.agreement for output in self.outputs.values() if output.agreement is not None), None)
 
 
 def compare(
@@ -85,22 +42,29 @@ def compare(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | str | None = None,
 ) -> Comparison:
     """Runs both models on the same feeds and returns how near the second is to the first.
 
     `samples` is what `open_samples` takes, `limit` how many of them are used. `labels` are class numbers [N], or
     booleans [N, classes] of the classes that count as right; by default those kept beside the data. `threads` are those
-    of each model, half of the processor by default, since both run at once. Raises DataError where there are no
-    samples, or where the models or labels do not belong together.
+    of each model, half of the processor by default, since both run at once. With a `memory_limit`, that of `calibrate`,
+    they run one after the other, and in parts where they do not fit. Raises DataError where there are no samples, or
+    where the models or labels do not belong together.
     """
+    feeds = open_samples(samples, input_specs(Model.read(float_source)), limit=limit)
+    total, labels = length_of(feeds), feeds.labels if labels is None else labels
+    allowed = memory_limit_of(memory_limit)
+    if allowed is not None:
+        models = Model.read(float_source), Model.read(quantized_source)
+        return _compare_apart(models, feeds, labels, threads, lambda done: progress and progress(done, total), allowed)
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
     sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
-    pairs = _pairs_of_outputs(*sessions)
-    stream = open_samples(samples, input_specs(Model.read(float_source)), limit=limit)
-    tally = Tally([name for name, _ in pairs], stream.labels if labels is None else labels)
-    total = _length(stream)
+    inputs = [{value.name for value in session.get_inputs()} for session in sessions]
+    pairs = _pairs_of_outputs(inputs, [[value.name for value in session.get_outputs()] for session in sessions])
+    tally = Tally([name for name, _ in pairs], labels)
     with ThreadPoolExecutor(1) as beside:
-        for feed in stream:
+        for feed in feeds:
             waiting = beside.submit(run_sample, sessions[0], [name for name, _ in pairs], feed, tally.samples)
             rough = run_sample(sessions[1], [name for _, name in pairs], feed, tally.samples)
             tally.add(waiting.result(), rough, batch_of(feed))
@@ -129,27 +93,22 @@ def _has_float16_scales(source: Source) -> bool:
 
 
 def _with_floats_of(session: ort.InferenceSession, feed: Feed) -> Feed:
+    return _cast(feed, {value.name: _FLOATS.get(value.type) for value in session.get_inputs()})
+
+
+def _cast(feed: Feed, wanted: Mapping[str, str | None]) -> Feed:
     """Casts between float32 and float16, so that versions of one model in both can be compared."""
-    wanted = {value.name: _FLOATS.get(value.type) for value in session.get_inputs()}
     return {
         name: array.astype(kind) if (kind := wanted.get(name)) and array.dtype.name in _FLOATS.values() else array
         for name, array in feed.items()
     }
 
 
-def _length(samples: Iterable[Feed]) -> int | None:
-    try:
-        return len(samples)  # type: ignore[arg-type]  # not every stream knows
-    except TypeError:
-        return None
-
-
-def _pairs_of_outputs(exact: ort.InferenceSession, rough: ort.InferenceSession) -> list[tuple[str, str]]:
-    given = [{value.name for value in session.get_inputs()} for session in (exact, rough)]
-    if given[0] != given[1]:
-        shown = [", ".join(sorted(names)) for names in given]
+def _pairs_of_outputs(inputs: Sequence[set[str]], outputs: Sequence[list[str]]) -> list[tuple[str, str]]:
+    if inputs[0] != inputs[1]:
+        shown = [", ".join(sorted(names)) for names in inputs]
         raise DataError(f"the inputs differ: {shown[0]} and {shown[1]}", "compare two versions of one model")
-    names = [[value.name for value in session.get_outputs()] for session in (exact, rough)]
+    names = outputs
     common = [(name, name) for name in names[0] if name in names[1]]
     if common:
         return common
@@ -164,130 +123,40 @@ def batch_of(feed: Feed) -> int:
     return int(first.shape[0]) if first is not None and first.ndim else 1
 
 
-class Tally:
-    """What is remembered of all samples: sums per output, and right answers."""
-
-    def __init__(self, names: Sequence[str], labels: Array | None) -> None:
-        self.outputs = {name: _OutputSums() for name in names}
-        self.labels = None if labels is None else _checked_labels(labels)
-        self.samples = 0
-        self.right = [0, 0]
-        self.judged = False
-
-    def add(self, exact: Sequence[Any], rough: Sequence[Any], batch: int) -> None:
-        """Adds the outputs of one feed of `batch` samples."""
-        self.judged = False
-        for sums, x, q in zip(self.outputs.values(), exact, rough, strict=True):
-            if isinstance(x, np.ndarray) and isinstance(q, np.ndarray) and x.dtype.kind in "fiub":
-                sums.add(x, q, batch)
-                self._judge(x, q, batch)
-        self.samples += batch
-
-    def result(self) -> Comparison:
-        """Returns the figures. Raises DataError when nothing was added."""
-        if not self.samples:
-            raise DataError("there is no sample to compare on", "check the data")
-        outputs = {name: sums.result() for name, sums in self.outputs.items() if sums.rows}
-        if self.labels is None:
-            return Comparison(outputs, self.samples)
-        if not any(sums.classified for sums in self.outputs.values()):
-            raise DataError(
-                "there are labels, but no output looks like class scores", "expected an output [N, classes]"
-            )
-        accuracies = [count / self.samples for count in self.right]
-        return Comparison(outputs, self.samples, *accuracies)
-
-    def _judge(self, exact: Array, rough: Array, batch: int) -> None:
-        scores = class_scores(exact)
-        if self.labels is None or self.judged or scores is None or len(scores) != batch or exact.shape != rough.shape:
-            return
-        self.judged = True
-        labels = self.labels[self.samples : self.samples + batch]
-        if len(labels) < batch:
-            raise DataError(f"there are {len(self.labels)} labels for more samples", "expected one label a sample")
-        for index, found in enumerate((scores, rough.reshape(scores.shape))):
-            self.right[index] += _right(np.argmax(found, axis=-1), labels, scores.shape[-1])
+def _compare_apart(
+    models: tuple[Model, Model],
+    feeds: Iterable[Feed],
+    labels: Array | None,
+    threads: int | None,
+    progress: Callable[[int], None],
+    limit: int,
+) -> Comparison:
+    """Runs one model after the other; samples and the outputs of the first wait on disk."""
+    inputs = [[spec.name for spec in input_specs(model)] for model in models]
+    outputs = [[value.name for value in model.graph.outputs] for model in models]
+    pairs = _pairs_of_outputs([set(names) for names in inputs], outputs)
+    tally = Tally([name for name, _ in pairs], labels)
+    batches: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
+        asked, given = Spill(Path(folder) / "samples"), Spill(Path(folder) / "outputs")
+        for feed in feeds:
+            asked.keep(len(batches), feed)
+            batches.append(batch_of(feed))
+        waiting = ({name: asked.load(sample, name) for name in inputs[0]} for sample in range(len(batches)))
+        for sample, values in enumerate(_outputs(models[0], waiting, threads, limit)):
+            given.keep(sample, {name: values[name] for name, _ in pairs})
+        waiting = ({name: asked.load(sample, name) for name in inputs[0]} for sample in range(len(batches)))
+        for sample, values in enumerate(_outputs(models[1], waiting, threads, limit)):
+            exact = [given.load(sample, name) for name, _ in pairs]
+            tally.add(exact, [values[name] for _, name in pairs], batches[sample])
+            progress(tally.samples)
+    return tally.result()
 
 
-def _checked_labels(labels: Array) -> Array:
-    labels = np.asarray(labels)
-    if labels.dtype.kind in "iu" and labels.ndim == 2 and labels.shape[1] == 1:
-        return labels[:, 0]
-    if labels.dtype.kind in "iu" and labels.ndim == 1:
-        return labels
-    if labels.dtype.kind == "b" and labels.ndim == 2:
-        return labels
-    raise DataError(
-        f"labels are {labels.dtype}{list(labels.shape)}", "expected class numbers [N] or booleans [N, classes]"
-    )
-
-
-def _right(found: Array, labels: Array, classes: int) -> int:
-    if labels.ndim == 2:
-        if labels.shape[1] != classes:
-            raise DataError(f"labels have {labels.shape[1]} classes", f"the model gives {classes}")
-        return int(labels[np.arange(len(found)), found].sum())
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"labels go from {labels.min()} to {labels.max()}", f"the model gives {classes} classes")
-    return int((found == labels).sum())
-
-
-def class_scores(values: Array) -> Array | None:
-    """Returns an output as scores [N, classes], or [N, …, vocabulary] for tokens; None where it does not look so."""
-    while values.ndim > 2 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.dtype.kind != "f" or values.ndim < 2 or values.shape[-1] < 2 or not values.size:
-        return None
-    return values if values.ndim == 2 or values.shape[-1] >= SMALLEST_VOCABULARY else None
-
-
-@dataclass
-class _OutputSums:
-    signal: float = 0.0
-    noise: float = 0.0
-    cosine: float = 0.0
-    max_abs: float = 0.0
-    rows: int = 0
-    same: int = 0
-    classified: int = 0
-    shapes_differ: bool = field(default=False)
-
-    def add(self, exact: Array, rough: Array, batch: int) -> None:
-        if exact.shape != rough.shape:
-            self.shapes_differ = True
-            self.rows += batch
-            return
-        self._add_classes(exact, rough)
-        rows = batch if exact.ndim and exact.shape[0] == batch else 1
-        x, q = (values.reshape(rows, -1).astype(np.float64) for values in (exact, rough))
-        self.signal += float(np.vdot(x, x))
-        self.noise += float(np.sum(np.square(x - q)))
-        self.max_abs = max(self.max_abs, float(np.max(np.abs(x - q), initial=0.0)))
-        self.cosine += float(_cosines(x, q).sum())
-        self.rows += rows
-
-    def result(self) -> OutputComparison:
-        if self.shapes_differ:
-            return OutputComparison(math.nan, math.nan, math.nan)
-        agreement = self.same / self.classified if self.classified else None
-        return OutputComparison(_decibels(self.signal, self.noise), self.cosine / self.rows, self.max_abs, agreement)
-
-    def _add_classes(self, exact: Array, rough: Array) -> None:
-        scores, others = class_scores(exact), class_scores(rough)
-        if scores is not None and others is not None:
-            same = np.argmax(scores, axis=-1) == np.argmax(others, axis=-1)
-            self.same += int(same.sum())
-            self.classified += same.size
-
-
-def _cosines(x: Array, q: Array) -> Array:
-    norms = np.sqrt(np.sum(x * x, axis=1) * np.sum(q * q, axis=1))
-    products = np.sum(x * q, axis=1)
-    both_zero = ~x.any(axis=1) & ~q.any(axis=1)
-    return np.asarray(np.where(both_zero, 1.0, products / np.where(norms > 0, norms, 1.0)))
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+def _outputs(model: Model, feeds: Iterable[Feed], threads: int | None, limit: int) -> Iterator[dict[str, Any]]:
+    kinds = {spec.name: spec.dtype.name if spec.dtype.name in _FLOATS.values() else None for spec in input_specs(model)}
+    names = [value.name for value in model.graph.outputs]
+    exact_biases = _has_float16_scales(model)
+    cast = (_cast(feed, kinds) for feed in feeds)
+    for values in outputs_of(model, cast, threads=threads, float_biases=exact_biases, memory_limit=limit):
+        yield dict(zip(names, values, strict=True))

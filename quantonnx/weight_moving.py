@@ -37,7 +37,7 @@ def with_moved_weights(
         model,
         sites,
         parameters,
-        open_samples(feeding.samples, input_specs(model), limit=feeding.limit),
+        open_samples(feeding.samples, input_specs(model)),
         steps,
         biases=means is not None,
         least=dict(map(numbers.least_for_bias, derived)),

@@ -150,6 +150,8 @@ class SparseValues(StoredValues):
         """Returns the dense tensor; indices are linear (one axis) or one row per value (two axes)."""
         dense = np.zeros(self.shape, self.dtype)
         indices = self._indices.load()
+        if (indices < 0).any():
+            raise ValueError("a negative index")
         where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, self.shape)
         dense[where] = self._values.load()
         return dense

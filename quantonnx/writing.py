@@ -6,18 +6,17 @@ tensor in memory at a time, which the protobuf package itself cannot do.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import BinaryIO
+import hashlib
+import io
+from typing import Any, BinaryIO, cast
 
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto
 
-from quantonnx.errors import ModelError, OutputError
+from quantonnx.errors import ModelError
 from quantonnx.exporting import EXTERNAL_FROM, Document, export_value, is_plain, stored_bytes
 from quantonnx.importing import Extras
+from quantonnx.scanning import varint
 from quantonnx.weights import Payload, payload
 
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -59,7 +58,7 @@ def write_embedded(document: Document, file: BinaryIO) -> None:
     body = document.graph.SerializeToString(deterministic=True)
     length = len(body) + sum(len(frame) + part.size for frame, part in parts)
     file.write(document.model.SerializeToString(deterministic=True))
-    file.write(_GRAPH_KEY + _varint(length) + body)
+    file.write(_GRAPH_KEY + varint(length) + body)
     for frame, part in parts:
         file.write(frame)
         file.writelines(part.checked())
@@ -80,40 +79,31 @@ def write_external(document: Document, file: BinaryIO, data: BinaryIO, location:
             tensor.raw_data = b"".join(part.checked())
     body = graph.SerializeToString(deterministic=True)
     file.write(document.model.SerializeToString(deterministic=True))
-    file.write(_GRAPH_KEY + _varint(len(body)) + body)
+    file.write(_GRAPH_KEY + varint(len(body)) + body)
 
 
-@contextmanager
-def into_place(*targets: Path, force: bool, sources: frozenset[Path]) -> Iterator[list[Path]]:
-    """Gives a temporary name beside each target; moves all into place at the end, or none when anything fails.
-
-    OutputError for a target that exists (unless `force`) or is one of `sources`, which are still to be read, and when
-    the system refuses. Whatever happens, no temporary file stays.
-    """
-    temporary = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
-    try:
-        _refuse(targets, force, sources)
-        yield temporary
-        _move(list(zip(temporary, targets, strict=True)))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {str(targets[-1])!r}: {reason}", "check the folder and free space") from error
-    finally:
-        for path in temporary:
-            with suppress(OSError):  # a second problem must not hide the first
-                path.unlink()
+def digest(document: Document) -> str:
+    """Returns the SHA-256 of what `write_external` would write, one tensor in memory at a time."""
+    model, data = _Hashed(), _Hashed()
+    write_external(document, cast(BinaryIO, model), cast(BinaryIO, data), "data")
+    model.write(data.hash.digest())
+    return model.hash.hexdigest()
 
 
-def _refuse(targets: Iterable[Path], force: bool, sources: frozenset[Path]) -> None:
-    for target in targets:
-        if target.resolve() in sources:
-            raise OutputError(f"{str(target)!r} holds the weights of the input model", "write to another name")
-        if target.is_dir():
-            raise OutputError(f"{str(target)!r} is a folder", "name a file")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"{str(target)!r} is a device, not a file", "name a file")
-        if target.exists() and not force:
-            raise OutputError(f"{str(target)!r} exists already", "use --force (force=True) to replace it")
+class _Hashed(io.RawIOBase):
+    """A file that keeps the digest of what is written, and nothing else."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
 
 
 def _is_light(constant: gs.Constant) -> bool:
@@ -123,16 +113,8 @@ def _is_light(constant: gs.Constant) -> bool:
 def _frame(part: Payload) -> bytes:
     header = part.header.SerializeToString(deterministic=True)
     if part.size:
-        header += _RAW_DATA_KEY + _varint(part.size)
-    return bytes(_INITIALIZER_KEY + _varint(len(header) + part.size) + header)
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value > 127:
-        digits.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*digits, value])
+        header += _RAW_DATA_KEY + varint(part.size)
+    return bytes(_INITIALIZER_KEY + varint(len(header) + part.size) + header)
 
 
 def _write_outside(tensor: TensorProto, part: Payload, data: BinaryIO, location: str) -> None:
@@ -148,28 +130,3 @@ def _check_size(document: Document) -> None:
     if document.size > PROTOBUF_LIMIT:
         size = f"{document.size / 1e9:.1f} GB"
         raise ModelError(f"the model takes {size}, and one ONNX file holds 2 GB", "save it with external data")
-
-
-def _move(pairs: list[tuple[Path, Path]]) -> None:
-    """Moves all or none; only the last move is of one piece, so the others keep what they replace until then."""
-    undo: list[tuple[Path, Path | None]] = []
-    try:
-        for source, target in pairs[:-1]:
-            undo.append((target, _put_by(target)))
-            os.replace(source, target)
-        os.replace(*pairs[-1])
-    except BaseException:
-        for target, kept in reversed(undo):
-            os.replace(kept, target) if kept else target.unlink(missing_ok=True)
-        raise
-    for _, kept in undo:
-        if kept:
-            kept.unlink()
-
-
-def _put_by(target: Path) -> Path | None:
-    if not target.exists():
-        return None
-    kept = target.with_name(f".{target.name}.{os.getpid()}.old")
-    os.replace(target, kept)
-    return kept

@@ -17,6 +17,20 @@ from quantonnx.pattern import Pattern
 
 Feeds = dict[str, np.ndarray]
 
+NETWORK = """
+network (float[N,3,8,8] image) => (float[N,5] scores)
+<float[8,3,3,3] weight, float[8] bias, float[8,8,1,1] inner, float[8,5] matrix, float[5] offset> {
+    first = Conv <pads: ints = [1, 1, 1, 1]> (image, weight, bias)
+    positive = Relu (first)
+    second = Conv (positive, inner)
+    total = Add (second, positive)
+    pooled = GlobalAveragePool (total)
+    flat = Flatten (pooled)
+    scores = Gemm (flat, matrix, offset)
+}
+"""
+"""A small image classifier: convolutions, a residual sum, pooling and a linear layer."""
+
 
 def parse(graph: str, *, opset: int = 17, domain: str = "", seed: int = 0) -> onnx.ModelProto:
     """Returns the model of a graph in ONNX text, with random weights; `domain` is a further one that it imports.

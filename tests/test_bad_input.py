@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import resource
 import shutil
 import signal
@@ -16,6 +18,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
+from quantonnx import cli
 
 PROGRAM = [sys.executable, "-m", "quantonnx.cli"]
 DEMO = Path(str(files("quantonnx.demo"))) / "model.onnx"
@@ -34,17 +38,31 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def refused(folder: Path, *arguments: str, before=None) -> str:
-    """Runs the program in a folder and returns the one line of its refusal."""
+    """Runs the program in a folder and returns the one line of its refusal.
+
+    With `before`, it is a process of its own, in which that is called first.
+    """
     kept = contents(folder)
-    done = subprocess.run([*PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, preexec_fn=before)
-    assert done.returncode == 2, done.stderr
+    code, err = ran(folder, arguments) if before is None else ran_alone(folder, arguments, before)
+    assert code == 2, err
     assert contents(folder) == kept
-    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-    assert len(errors) == 1, done.stderr
-    assert done.stderr.splitlines()[-1] == errors[0]
-    assert "Traceback" not in done.stderr
+    errors = [line for line in err.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1, err
+    assert err.splitlines()[-1] == errors[0]
+    assert "Traceback" not in err
     assert "unexpected" not in errors[0]
     return errors[0]
+
+
+def ran(folder: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
+    err = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        return cli.run(arguments), err.getvalue()
+
+
+def ran_alone(folder: Path, arguments: tuple[str, ...], before) -> tuple[int, str]:
+    done = subprocess.run([*PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, preexec_fn=before)
+    return done.returncode, done.stderr
 
 
 def quantize(folder: Path, *more: str, model: str = "model.onnx", before=None) -> str:
@@ -225,12 +243,15 @@ def test_ctrl_c(work, wait_for):
     kept = contents(work)
     command = [*PROGRAM, "quantize", "model.onnx", "-o", "out.onnx", "--random-data", "1000000"]
     process = subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    seen = iter(process.stderr.readline, "")
-    assert any(line.startswith(wait_for) for line in seen)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=20)
-    assert process.returncode == 130
+    try:
+        seen = iter(process.stderr.readline, "")
+        assert any(line.startswith(wait_for) for line in seen)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, rest
     assert [line for line in rest.splitlines() if "error" in line] == ["quantonnx: error: interrupted"]
     assert "Traceback" not in rest
     assert contents(work) == kept

@@ -17,25 +17,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models import parse
+from models import NETWORK, parse
 from typer.testing import CliRunner
 
 from quantonnx import cli, demo
 from quantonnx.commands import running
 from quantonnx.commands.explaining import entries
 
-NETWORK = """
-    network (float[N,3,8,8] image) => (float[N,5] scores)
-    <float[8,3,3,3] weight, float[8] bias, float[8,8,1,1] inner, float[8,5] matrix, float[5] offset> {
-        first = Conv <pads: ints = [1, 1, 1, 1]> (image, weight, bias)
-        positive = Relu (first)
-        second = Conv (positive, inner)
-        total = Add (second, positive)
-        pooled = GlobalAveragePool (total)
-        flat = Flatten (pooled)
-        scores = Gemm (flat, matrix, offset)
-    }
-"""
 TARGETS = ("onnxruntime", "tensorrt")
 
 

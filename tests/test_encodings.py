@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import parse
+from models import NETWORK, parse
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType, calibrate, quantize_static, static_quantize_runner
 
@@ -27,18 +27,6 @@ from quantonnx.compat.kinds import Kind
 from quantonnx.compat.models import model_encodings, quantized_encodings
 from quantonnx.errors import ModelError, OutputError
 
-NETWORK = """
-    network (float[N,3,8,8] image) => (float[N,5] scores)
-    <float[8,3,3,3] weight, float[8] bias, float[8,8,1,1] inner, float[8,5] matrix, float[5] offset> {
-        first = Conv <pads: ints = [1, 1, 1, 1]> (image, weight, bias)
-        positive = Relu (first)
-        second = Conv (positive, inner)
-        total = Add (second, positive)
-        pooled = GlobalAveragePool (total)
-        flat = Flatten (pooled)
-        scores = Gemm (flat, matrix, offset)
-    }
-"""
 AIMET = (Kind.AIMET_0_6_1, Kind.AIMET_1_0_0, Kind.AIMET_2_0_0)
 FILES = (Kind.TENSORRT, *AIMET, Kind.ORT_RANGES, Kind.ORT_OVERRIDES)
 

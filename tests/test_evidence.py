@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models import parse, run
+from models import NETWORK, parse, run
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
@@ -38,18 +38,6 @@ from quantonnx.pattern import Edge
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
 
-NETWORK = """
-    network (float[N,3,8,8] image) => (float[N,5] scores)
-    <float[8,3,3,3] weight, float[8] bias, float[8,8,1,1] inner, float[8,5] matrix, float[5] offset> {
-        first = Conv <pads: ints = [1, 1, 1, 1]> (image, weight, bias)
-        positive = Relu (first)
-        second = Conv (positive, inner)
-        total = Add (second, positive)
-        pooled = GlobalAveragePool (total)
-        flat = Flatten (pooled)
-        scores = Gemm (flat, matrix, offset)
-    }
-"""
 LAYERS = """
     layers (float[N,16] x) => (float[N,16] y)
     <float[16,16] w0, float[16] b0, float[16,16] w1, float[16] b1, float[16,16] w2, float[16] b2, float[16,16] w3> {

@@ -208,9 +208,9 @@ def test_operators_without_an_integer_kernel() -> None:
 
 def test_bodies_of_control_flow() -> None:
     found = mixed()
-    assert "is in the body of If 'branch', nothing in it is quantized" in found.node("hidden").answer
-    assert "it is in the body of If 'branch'" in found.tensor("inner").answer
-    assert "kept as it is" in found.node("branch").answer
+    assert "Conv 'hidden' is quantized as part of ConvBN at 'inner'" in found.node("hidden").answer
+    assert "Relu 'plain' stays in float" in found.node("plain").answer
+    assert "only runs its bodies" in found.node("branch").answer
     assert "control flow" in found.node("branch").rule
 
 

@@ -207,6 +207,51 @@ class TestSaving:
             model.save(tmp_path / "out.onnx", external_data=external)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
+    @pytest.fixture
+    def gone(self) -> int:
+        """The number of a process that has ended."""
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        return process.pid
+
+    @pytest.mark.parametrize(
+        "name", [".out.onnx.%d.tmp", ".out.onnx.%d.part", ".out.onnx.data.%d.part", ".out.onnx.%d.old"]
+    )
+    def test_what_a_killed_process_left_is_cleared(self, outside, tmp_path, gone, name):
+        before = {path.name for path in tmp_path.iterdir()}
+        (tmp_path / (name % gone)).write_text("half")
+        Model.read(outside).save(tmp_path / "out.onnx", external_data=True)
+        assert {path.name for path in tmp_path.iterdir()} == before | {"out.onnx", "out.onnx.data"}
+
+    def test_what_a_running_process_writes_stays(self, outside, tmp_path):
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            part = tmp_path / f".out.onnx.{other.pid}.tmp"
+            part.write_text("half")
+            Model.read(outside).save(tmp_path / "out.onnx")
+            assert part.read_text() == "half"
+            other.communicate(b"\n")
+
+    def test_a_process_killed_between_two_moves_left_its_data(self, outside, tmp_path, gone):
+        (tmp_path / "out.onnx.data").write_text("whole")
+        with pytest.raises(OutputError, match="exists already"):
+            Model.read(outside).save(tmp_path / "out.onnx", external_data=True)
+        (tmp_path / f".out.onnx.{gone}.part").write_text("whole, and not moved")
+        Model.read(outside).save(tmp_path / "out.onnx", external_data=True)
+        onnx.load(tmp_path / "out.onnx")
+
+    def test_no_model_is_there_while_its_data_changes(self, outside, tmp_path, monkeypatch):
+        out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
+        Model.read(outside).save(out, external_data=True)
+        move, seen = os.replace, []
+
+        def watched(source, target):
+            seen.append((Path(target).name, out.exists(), data.exists()))
+            move(source, target)
+
+        monkeypatch.setattr(os, "replace", watched)
+        Model.read(outside).save(out, external_data=True, force=True)
+        assert seen == [("out.onnx.data", False, False), ("out.onnx", False, True)]
+
     def test_a_failing_move_puts_everything_back(self, outside, tmp_path, monkeypatch):
         (tmp_path / "out.onnx.data").write_text("old weights")
         (tmp_path / "out.onnx").write_text("old model")

@@ -182,7 +182,7 @@ def test_switching_an_overlap_on_does_not_apply_both() -> None:
         ("[1, 2", "is not a plan"),
         ("- a", "is not a plan; expected the keys"),
         ("", "is not a plan"),
-        ("fusion: []", "expected the keys conversions, fusions, left_in_float, model, target"),
+        ("fusion: []", "expected the keys bodies, conversions, fusions, left_in_float, model, target"),
         ("fusions: [3]", r"fusions\[0\] is 3; expected a mapping"),
         ("fusions: 3", "fusions is 3"),
         ("fusions: [{pattern: A}]", r"fusions\[0\] names no pattern and output"),

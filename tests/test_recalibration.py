@@ -14,8 +14,9 @@ import quantonnx as qx
 from quantonnx.errors import ModelError
 from quantonnx.formats import TensorFormat
 from quantonnx.insertion import integer_operators
-from quantonnx.inspecting import file_size, find_pairs, inspect
+from quantonnx.inspecting import find_pairs, inspect
 from quantonnx.model import Model
+from quantonnx.model_files import file_size
 from quantonnx.recalibration import float_view, recalibrate
 from quantonnx.verification import compare
 

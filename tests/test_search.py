@@ -247,13 +247,13 @@ def test_accuracy_needs_labels(feeds: Feeds) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("0.5%", 0.005), ("0.005", 0.005), (".5 %", 0.005), ("0", 0.0), ("1", 1.0)]
+    ("text", "value"), [("0.5%", 0.005), ("0.005", 0.005), (".5 %", 0.005), ("0", 0.0), ("0.1", 0.1), ("100%", 1.0)]
 )
 def test_drops_are_read(text: str, value: float) -> None:
     assert parse_drop(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "x", "5", "-1%", "0.5%%"])
+@pytest.mark.parametrize("text", ["", "x", "5", "0.5", "-1%", "0.5%%"])
 def test_other_drops_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--max-drop"):
         parse_drop(text)
@@ -439,7 +439,7 @@ def test_a_metric_in_a_file(files: Path) -> None:
     ("options", "words"),
     [
         (("--metric", "agreement"), "no bar"),
-        (("--max-drop", "5"), "did you mean 5%"),
+        (("--max-drop", "5"), "say 5%, or 500%"),
         (("--max-drop", "1%", "--metric", "nowhere.py:f"), "nowhere.py"),
         (("--max-drop", "1%", "--metric", "f"), "FILE.py:FUNCTION"),
         (("--auto", "--time-budget", "soon"), "--time-budget"),

@@ -8,7 +8,7 @@ from models import parse, read, run
 
 from quantonnx.calibration import loading, taps
 from quantonnx.calibration.loading import open_session
-from quantonnx.calibration.session import Collector, collect
+from quantonnx.calibration.session import Collector
 from quantonnx.errors import CalibrationError, DataError, ModelError
 
 CONVS = """
@@ -28,6 +28,12 @@ X = RNG.normal(size=(6, 3, 80, 80)).astype(np.float32)
 
 def feeds(*cuts):
     return [{"x": part} for part in np.split(X, cuts)]
+
+
+def collect(model, tensors, samples, *, histogram=True, threads=None, progress=None):
+    with Collector(model, tensors, histogram=histogram, threads=threads) as collector:
+        collector.run_all(samples, progress)
+        return collector.finish()
 
 
 def whole(name, x=X):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from models import parse, read
+from models import NETWORK, parse, read
 
 import quantonnx as qx
 from quantonnx.calibration import archive
@@ -15,18 +15,6 @@ from quantonnx.calibration.session import Collector
 from quantonnx.errors import CalibrationError, OutputError, PlanError
 from quantonnx.surveying import float_activations, survey
 
-NETWORK = """
-network (float[N,3,8,8] image) => (float[N,5] scores)
-<float[8,3,3,3] weight, float[8] bias, float[8,8,1,1] inner, float[8,5] matrix, float[5] offset> {
-    first = Conv <pads: ints = [1, 1, 1, 1]> (image, weight, bias)
-    positive = Relu (first)
-    second = Conv (positive, inner)
-    total = Add (second, positive)
-    pooled = GlobalAveragePool (total)
-    flat = Flatten (pooled)
-    scores = Gemm (flat, matrix, offset)
-}
-"""
 X = np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32)
 TARGETS = ("onnxruntime", "tensorrt", "openvino")
 CONFIGS = (

@@ -13,7 +13,8 @@ from models import parse
 
 from quantonnx.errors import DataError
 from quantonnx.speed import measure_speed
-from quantonnx.verification import Comparison, class_scores, compare
+from quantonnx.tallying import Comparison, class_scores
+from quantonnx.verification import compare
 
 SCALED = (
     "g (float[N,4] x) => (float[N,4] y) {{ factor = Constant <value_floats: floats = [{0}]> () y = Mul (x, factor) }}"

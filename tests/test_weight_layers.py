@@ -9,8 +9,9 @@ import pytest
 from models import read, run
 
 from quantonnx.algorithms.second_moments import Moments, damped, squared_error
-from quantonnx.algorithms.stages import Stages, Stream
+from quantonnx.algorithms.stages import stages_at
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
+from quantonnx.calibration.staging import Stream
 from quantonnx.errors import CalibrationError, DataError
 from quantonnx.formats import Rounding, TensorFormat
 from quantonnx.model import Model
@@ -138,7 +139,7 @@ BRANCHES = (
 
 
 def test_every_node_before_the_last_layer_runs_once() -> None:
-    stages = list(Stages(read(BRANCHES), ["first", "second", "third", "fourth"]))
+    stages = list(stages_at(read(BRANCHES), ["first", "second", "third", "fourth"]))
     assert [stage.layers for stage in stages] == [(), ("first",), ("second", "third"), ("fourth",)]
     assert [[node.op_type for node in stage.nodes] for stage in stages] == [
         [],
@@ -151,7 +152,7 @@ def test_every_node_before_the_last_layer_runs_once() -> None:
 def test_each_layer_sees_what_the_whole_network_gives(tmp_path: Path) -> None:
     model = read(BRANCHES)
     samples = [{"x": RNG.normal(size=(rows, 4)).astype(np.float32)} for rows in (1, 3)]
-    stages = Stages(model, ["first", "second", "third", "fourth"])
+    stages = stages_at(model, ["first", "second", "third", "fourth"])
     stream = Stream(stages, tmp_path / "s", samples, 1)
     b = model.array(model.find("b")) * 2
     for stage in stages:
@@ -170,7 +171,7 @@ def test_each_layer_sees_what_the_whole_network_gives(tmp_path: Path) -> None:
 
 def test_no_samples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no samples"):
-        Stream(Stages(read(BRANCHES), ["first"]), tmp_path / "s", [], 1)
+        Stream(stages_at(read(BRANCHES), ["first"]), tmp_path / "s", [], 1)
 
 
 def test_moments_are_those_of_all_rows_together() -> None:

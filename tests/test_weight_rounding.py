@@ -15,18 +15,19 @@ from test_weight_layers import layer_of
 
 import quantonnx as qx
 from quantonnx.algorithms.adaround import AdaRound, beta_at, descended, learned
+from quantonnx.algorithms.aiming import aimed
 from quantonnx.algorithms.awq import Awq, Scaling, scale_activations, scaling
 from quantonnx.algorithms.gptq import Gptq
 from quantonnx.algorithms.grids import Problem, Rounded
 from quantonnx.algorithms.layerwise import Pace, change_weights
 from quantonnx.algorithms.scale_search import RATIOS, searched
-from quantonnx.algorithms.second_moments import damped, squared_error
+from quantonnx.algorithms.second_moments import Moments, damped, squared_error
 from quantonnx.algorithms.weight_steps import WeightStep
 from quantonnx.calibrating import calibrate
 from quantonnx.config import RecipeStep
 from quantonnx.config.recipe import Search
 from quantonnx.decisions import Decider
-from quantonnx.errors import ConfigError, PlanError
+from quantonnx.errors import ConfigError, DataError, PlanError
 from quantonnx.formats import Parameters, ScaleType, TensorFormat, dequantize, quantize
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
@@ -260,12 +261,12 @@ def awq(proto: onnx.ModelProto, **settings: object) -> tuple[QuantizedModel, Sca
     return quantized, found
 
 
-def read_by(proto: onnx.ModelProto, name: str) -> Array:
-    """What all samples have at a value, float64 [rows, channels]."""
+def read_by(proto: onnx.ModelProto, name: str, feeds: Sequence[dict[str, Array]] | None = None) -> Array:
+    """What feeds, or all samples, have at a value, float64 [rows, channels]."""
     model = onnx.ModelProto()
     model.CopyFrom(proto)
     model.graph.output.append(onnx.ValueInfoProto(name=name))
-    return np.concatenate([run(model, feed)[name] for feed in samples()]).astype(np.float64)
+    return np.concatenate([run(model, feed)[name] for feed in feeds or samples()]).astype(np.float64)
 
 
 def alpha_by_data(x: Array, weights: Sequence[Array], fmt: TensorFormat, grid: int) -> tuple[float, Array]:
@@ -445,6 +446,19 @@ def test_without_bias_correction_biases_stay() -> None:
         np.testing.assert_array_equal(moved.model.array(moved.model.find(name)), expected)
 
 
+def with_rounded(quantized: QuantizedModel, names: str) -> onnx.ModelProto:
+    """The model with weights of these names rounded plainly."""
+    proto = quantized.model.to_proto()
+    assert quantized.parameters is not None
+    for site in quantized.weight_sites:
+        for item in proto.graph.initializer:
+            if item.name == site.tensor and item.name in names:
+                numbers, values = quantized.parameters[site], numpy_helper.to_array(item)
+                rounded = dequantize(quantize(values, numbers, site.format), numbers, site.format)
+                item.CopyFrom(numpy_helper.from_array(rounded, item.name))
+    return proto
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 def test_inputs_come_from_what_is_rounded_before(sequential: bool) -> None:
     """The layers before the one asked for are rounded plainly, and seen so."""
@@ -461,16 +475,34 @@ def test_inputs_come_from_what_is_rounded_before(sequential: bool) -> None:
     change_weights(
         model, sites, quantized.parameters, samples(), rounder, pace=Pace(sequential=sequential), skipped=skipped
     )
-    proto = model.to_proto()
-    if sequential:
-        for site in quantized.weight_sites:
-            for item in proto.graph.initializer:
-                if item.name == site.tensor and item.name != "w":
-                    numbers, values = quantized.parameters[site], numpy_helper.to_array(item)
-                    rounded = dequantize(quantize(values, numbers, site.format), numbers, site.format)
-                    item.CopyFrom(numpy_helper.from_array(rounded, item.name))
+    proto = with_rounded(quantized, "uv") if sequential else model.to_proto()
     x = read_by(proto, "t")
     np.testing.assert_allclose(seen[0][0], x.T @ x / len(x), rtol=1e-3, atol=1e-3)
+
+
+def test_every_other_sample_bears_out_what_is_aimed_at() -> None:
+    """The target of `asymmetric` is that of `aimed` with the even and the odd samples, 4 rows each, as halves."""
+    quantized = calibrate(placed(network(DEEP, DEEP_WEIGHTS)), samples(20))
+    assert quantized.parameters is not None
+    seen: list[Problem] = []
+
+    def rounder(case: Problem) -> Rounded:
+        seen.append(case)
+        return Rounded(case.plain(), case.parameters)
+
+    pace, skipped = Pace(asymmetric=True, biases=False), {"u": "test", "v": "test"}
+    model, sites = quantized.model, quantized.sites
+    change_weights(model, sites, quantized.parameters, samples(20), rounder, pace=pace, skipped=skipped)
+    halves = []
+    for start in (0, 1):
+        half = Moments(1, INPUTS, paired=True)
+        for feed in samples(20)[start::2]:
+            x, y = (read_by(proto, "t", [feed]) for proto in (with_rounded(quantized, "uv"), model.to_proto()))
+            half.update(x[None].astype(np.float32), y[None].astype(np.float32))
+        halves.append(half)
+    expected = aimed(seen[0].weight, halves[0] + halves[1], (halves[0], halves[1]), centred=False)
+    assert np.abs(expected - seen[0].weight).max() > 0.01
+    np.testing.assert_allclose(seen[0].target, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_layers_are_chosen_by_name() -> None:
@@ -537,3 +569,13 @@ def test_moments_without_an_inverse_are_damped_until_they_have_one(step: str, me
 def test_damping_leaves_what_has_an_inverse_as_it_is() -> None:
     second = np.diag([2.0, 0.0, 4.0])[None]
     np.testing.assert_allclose(damped(second, 0.5), np.diag([3.0, 1.0, 5.0])[None])
+
+
+def test_a_recipe_that_reads_samples_again_refuses_a_stream_that_cannot() -> None:
+    """No later step may quietly take what an earlier one left over of it."""
+    network = parse("g (float[N,12] x) => (float[N,5] y) <float[12,5] w> { y = MatMul (x, w) }")
+    stream = iter([{"x": row[None].astype(np.float32)} for row in inputs()])
+    with pytest.raises(DataError, match="only once"):
+        qx.quantize(
+            network, stream, target="onnxruntime", config=qx.QuantConfig(keep_slow=True, recipe=["gptq"]), limit=8
+        )

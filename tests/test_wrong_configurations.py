@@ -240,6 +240,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"smooth_quant": {"alpha": 2}}, "smooth_quant.alpha is 2; expected auto, or a number from 0 to 1"),
     ({"recipe": "equalize"}, "recipe is 'equalize'; expected a list"),
+    ({"recipe": [3]}, "recipe.0 is 3; expected a step such as `equalize`, or `smooth_quant: {alpha: 0.5}`"),
+    (
+        {"recipe": ["awq", "awq"]},
+        "recipe is ['awq', 'awq']; awq stands twice: take one away, or give the second one its `layers`",
+    ),
+    (
+        {"recipe": ["gptq", "adaround"]},
+        "recipe is ['gptq', 'adaround']; gptq and adaround choose all codes: "
+        "take one away, or give the second one its `layers`",
+    ),
     ({"recipe": ["equalise"]}, "unknown setting 'recipe.0.equalise'; did you mean equalize?"),
     (
         {"recipe": ["equalize", {"smooth_quant": {"alfa": 1}}]},

@@ -10,7 +10,7 @@ and 5). The error of outputs is tr(ΔW H ΔWᵀ) with H = E[x xᵀ], so that sam
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ from quantonnx.algorithms.grids import Problem, Rounded, nearest
 from quantonnx.algorithms.layer_choice import skipped
 from quantonnx.algorithms.layerwise import Pace
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Refused, Skip, norm_readers
-from quantonnx.algorithms.operand_scaling import OperandScaler, fits
+from quantonnx.algorithms.operand_scaling import OperandScaler, divide_input, fits
 from quantonnx.algorithms.scale_search import searched
 from quantonnx.algorithms.second_moments import Moments, squared_error
-from quantonnx.algorithms.stages import Stages, Stream
+from quantonnx.algorithms.stages import stages_at
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
+from quantonnx.calibration.feeds import Progress
+from quantonnx.calibration.staging import Stream
 from quantonnx.config.recipe import AwqConfig
 from quantonnx.editing import Rewriter
 from quantonnx.model import Model
 from quantonnx.sites import Site
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None], None]
 
 _LEAST_SIZE = 1e-4
 """A channel that is hardly ever other than 0 counts as having this mean size."""
@@ -158,11 +159,8 @@ def _insertions(layers: Sequence[WeightLayer]) -> Iterator[_Place]:
 
 
 def _insert(model: Model, place: _Place, found: Scaled) -> None:
-    editor, (value, weight) = Rewriter(model), place.layers[0].node.inputs[:2]
-    factors = editor.constant(f"{place.activation}_factors", (1 / found.scale).astype(weight.dtype))
-    divided = editor.insert("Mul", [value, factors], f"{place.activation}_divided")
-    for layer in place.layers:
-        editor.set_input(layer.node, 0, divided)
+    nodes = [layer.node for layer in place.layers]
+    divide_input(Rewriter(model), nodes, found.scale, f"{place.activation}_divided")
 
 
 def _place(found: NormReaders | Pair, quantized: Mapping[str, WeightLayer]) -> _Place | Refused:
@@ -192,7 +190,7 @@ def _seen(
     if not places:
         return
     waiting = {place.layers[0].node.name: place for place in places}
-    stages = Stages(model, tuple(waiting))
+    stages = stages_at(model, tuple(waiting))
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
         stream = Stream(stages, Path(folder) / "float", samples, threads)
         for stage in stages:

@@ -9,7 +9,7 @@ give mean and standard deviation, and c is never above the lowest value that the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 
 from quantonnx.algorithms.channel_pairs import Layer, Pair, channel_pairs
 from quantonnx.algorithms.norm_readers import Refused, Skip
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.session import Collector
 from quantonnx.editing import Rewriter
 from quantonnx.model import Model
 from quantonnx.weights import load_array
 
 Array = NDArray[Any]
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
 
 _DEVIATIONS = 3
 
@@ -60,11 +58,12 @@ def absorb_biases(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | None = None,
 ) -> Absorption:
     """Returns the fused float model with high biases absorbed; nothing is run where none can be.
 
-    `samples` and `forward_loop` are those of `calibrate`; `skip` names layers to leave alone. The results are those of
-    the model for all values that samples show, and differ where others fall below them.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`; `skip` names layers to leave alone. The
+    results are those of the model for all values that samples show, and differ where others fall below them.
     """
     found = [_fit(each) for each in channel_pairs(model, skip)]
     pairs = [each for each in found if isinstance(each, Pair)]
@@ -72,11 +71,10 @@ def absorb_biases(
     if not pairs:
         return Absorption(model.copy(), (), refused)
     watch = _Watch(model, pairs)
-    with Collector(watch.model, (), means=watch.means, channels=watch.last, threads=threads) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
-        else:
-            collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+    with Collector(
+        watch.model, (), means=watch.means, channels=watch.last, threads=threads, memory_limit=memory_limit
+    ) as collector:
+        collector.observe(samples, forward_loop, limit=limit, progress=progress)
         collector.finish()
         amounts = watch.amounts(collector)
     twin = model.copy()

@@ -18,9 +18,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Skip, input_axis, is_linear, norm_readers
-from quantonnx.algorithms.operand_scaling import OperandScaler
-from quantonnx.algorithms.smooth_quant import ForwardLoop
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.algorithms.operand_scaling import OperandScaler, divide_input
+from quantonnx.calibration.feeds import ForwardLoop
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import ChannelExtremes
 from quantonnx.formats import TensorFormat
@@ -89,21 +88,20 @@ def scale_inputs(
     skip: Skip = lambda names: None,
     forward_loop: ForwardLoop | None = None,
     threads: int | None = None,
+    memory_limit: int | None = None,
 ) -> InputScaling:
     """Returns the fused float model with scaled inputs where at least `least_gain` dB less error is expected.
 
-    `samples` and `forward_loop` are those of `calibrate`; of samples the first 8 are run, and none where no input can
-    be scaled. `skip` names linear layers to leave alone. Raises CalibrationError for an input with NaN or infinity.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`; of samples the first 8 are run, and none
+    where no input can be scaled. `skip` names linear layers to leave alone. Raises CalibrationError for an input with
+    NaN or infinity.
     """
     found = list(_inputs(model, sites, skip))
     if not found:
         return InputScaling(model, ())
     names = list(dict.fromkeys(each.site.tensor for each in found))
-    with Collector(model, (), channels=names, threads=threads) as collector:
-        if forward_loop is not None:
-            forward_loop(collector.run)
-        else:
-            collector.run_all(open_samples(samples, input_specs(model), limit=SAMPLES))
+    with Collector(model, (), channels=names, threads=threads, memory_limit=memory_limit) as collector:
+        collector.observe(samples, forward_loop, limit=SAMPLES)
         collector.finish()
         seen = collector.channel_extremes()
     return scale_inputs_by(model, sites, seen, least_gain=least_gain, skip=skip)
@@ -168,13 +166,9 @@ def _reads(node: gs.Node, name: str, skip: Skip) -> bool:
 def divide(scaler: OperandScaler, weights: Sequence[Operand], scale: Array, norm: NormReaders | None = None) -> None:
     """Divides the input of layers by channel, in the norm that gives it or by a Mul, and multiplies their weights."""
     layers = [weight.edges[0][0] for weight in weights]
-    value, editor = layers[0].inputs[0], scaler.editor
+    value = layers[0].inputs[0]
     if norm is None:
-        factors = editor.constant(f"{value.name}_factors", np.asarray(1 / scale, np.float32))
-        divided = editor.insert("Mul", [value, factors], f"{value.name}_scaled")
-        divided.shape = value.shape
-        for node in layers:
-            editor.set_input(node, 0, divided)
+        divide_input(scaler.editor, layers, scale, f"{value.name}_scaled")
     else:
         for operand, part in zip(norm.factors, ("gamma", "beta"), strict=False):
             scaler.scale(operand, 1 / scale, f"{value.name}_{part}")

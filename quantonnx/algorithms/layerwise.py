@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantonnx.algorithms.aiming import aimed
 from quantonnx.algorithms.grids import Problem, Rounder, moved
-from quantonnx.algorithms.second_moments import Moments, damped, squared_error
-from quantonnx.algorithms.stages import Stages, Stream
+from quantonnx.algorithms.second_moments import Moments, squared_error
+from quantonnx.algorithms.stages import stages_at
 from quantonnx.algorithms.weight_layers import WeightLayer, weight_layers
+from quantonnx.calibration.feeds import Progress
+from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.formats import Parameters, dequantize, quantize
 from quantonnx.model import Model, constant
 from quantonnx.sites import Site
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Pace:
 
     `sequential`: a layer's inputs come from layers that are rounded already. `asymmetric`: it then aims at the outputs
     of the float network, not at its own float outputs on those inputs (Nagel et al., "Up or Down? Adaptive Rounding for
-    Post-Training Quantization", ICML 2020, section 3.5). `biases`: a bias takes up the mean error.
+    Post-Training Quantization", ICML 2020, section 3.5), as far as samples bear that out; see `aimed`. `biases`: a bias
+    takes up the mean error.
     """
 
     sequential: bool = True
@@ -101,7 +104,7 @@ def _streams(
     model: Model, layers: Sequence[WeightLayer], samples: Iterable[Mapping[str, Array]], pace: Pace, threads: int | None
 ) -> Iterator[tuple[Stages, list[Stream]]]:
     """The network as it becomes, and beside it the float one where that is aimed at."""
-    stages = Stages(model, [layer.node.name for layer in layers])
+    stages = stages_at(model, [layer.node.name for layer in layers])
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
         streams = [Stream(stages, Path(folder) / "changed", samples, threads)]
         if pace.sequential and pace.asymmetric:
@@ -168,13 +171,14 @@ class _Run:
         for layer in layers:
             readings.setdefault(layer.reading, []).append(layer)
         for together in readings.values():
-            moments = _moments(together[0], streams)
+            halves = _moments(together[0], streams)
+            moments = halves[0] + halves[1] if halves[1].rows else halves[0]
             for layer in together:
-                self._layer(layer, moments)
+                self._layer(layer, moments, halves)
 
-    def _layer(self, layer: WeightLayer, moments: Moments) -> None:
+    def _layer(self, layer: WeightLayer, moments: Moments, halves: tuple[Moments, Moments]) -> None:
         started = time.perf_counter()
-        problem = self._problem(layer, moments)
+        problem = self._problem(layer, moments, halves)
         rounded = self.rounder(problem)
         weight = self.model.array(self.values[layer.site.tensor])
         values = moved(problem, rounded, weight.dtype)
@@ -185,13 +189,13 @@ class _Run:
         self.parameters[layer.site] = rounded.parameters
         self.changes.append(_compared(problem, values, time.perf_counter() - started))
 
-    def _problem(self, layer: WeightLayer, moments: Moments) -> Problem:
+    def _problem(self, layer: WeightLayer, moments: Moments, halves: tuple[Moments, Moments]) -> Problem:
         centred = self.pace.biases and layer.bias is not None
         weight = layer.matrix(self.model.array(self.values[layer.site.tensor]).astype(np.float64))
         second = moments.second(centred=centred)
         target = weight
         if self.pace.sequential and self.pace.asymmetric:
-            target = _aimed(weight, second, moments.cross(centred=centred))
+            target = aimed(weight, moments, halves, centred=centred)
         return Problem(layer, weight, target, second, self.parameters[layer.site], self.least.get(layer.site))
 
     def _write(self, layer: WeightLayer, moments: Moments, problem: Problem, values: Array) -> None:
@@ -206,19 +210,15 @@ class _Run:
             self.changed.update(self.written)
 
 
-def _moments(layer: WeightLayer, streams: Sequence[Stream]) -> Moments:
-    moments = Moments(layer.groups, layer.inputs, paired=len(streams) > 1)
+def _moments(layer: WeightLayer, streams: Sequence[Stream]) -> tuple[Moments, Moments]:
+    """Those of each half of the samples, where a second stream makes it matter; else all are in the first."""
+    halves = tuple(Moments(layer.groups, layer.inputs, paired=len(streams) > 1) for _ in range(2))
     every = [stream.values(layer.activation) for stream in streams]
-    for values in zip(*every, strict=True):
+    for sample, values in enumerate(zip(*every, strict=True)):
+        half = halves[sample % len(streams)]
         for rows in zip(*(layer.rows(value) for value in values), strict=True):
-            moments.update(*rows)
-    return moments
-
-
-def _aimed(weight: Array, second: Array, cross: Array) -> Array:
-    """The weight whose outputs on the inputs as they are now come nearest to the float network's: W E[y xᵀ] H⁻¹."""
-    left = np.linalg.solve(damped(second, 0.01), (cross - second).swapaxes(1, 2))
-    return np.asarray(weight + weight @ left.swapaxes(1, 2))
+            half.update(*rows)
+    return halves[0], halves[1]
 
 
 def _compared(problem: Problem, values: Array, seconds: float) -> LayerChange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,17 @@ class OperandScaler:
         new = self.editor.deferred(name, old.shape, kind, compute)
         for node, index in operand.edges:
             self.editor.set_input(node, index, new)
+
+
+def divide_input(editor: Rewriter, nodes: Sequence[gs.Node], scale: Array, name: str) -> None:
+    """Puts one Mul by 1 / `scale`, float32 [channels] of the last axis, between a value and the nodes whose first input
+    it is; `name` is that of the result."""
+    value, weight = nodes[0].inputs[:2]
+    factors = editor.constant(f"{value.name}_factors", (1 / scale).astype(weight.dtype))
+    divided = editor.insert("Mul", [value, factors], name)
+    divided.shape = value.shape
+    for node in nodes:
+        editor.set_input(node, 0, divided)
 
 
 def fits(operand: Operand, scale: Array) -> bool:

@@ -45,6 +45,16 @@ class Moments:
             self._float_first += np.matmul(ones, y)[:, 0]
             self._cross += np.matmul(y.swapaxes(1, 2), x)
 
+    def __add__(self, other: Moments) -> Moments:
+        """Returns the moments of all that both saw; both paired, of one shape."""
+        found = Moments(*self._first.shape, paired=True)
+        found.rows = self.rows + other.rows
+        found._first = self._first + other._first
+        found._second = self._second + other._second
+        found._float_first = self._float_first + other._float_first
+        found._cross = self._cross + other._cross
+        return found
+
     @property
     def mean(self) -> Array:
         """E[x], float64 [groups, inputs]."""

@@ -9,7 +9,7 @@ smoothed activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 
 from quantonnx.algorithms.norm_readers import NormReaders, Operand, Refused, Skip, norm_readers
 from quantonnx.algorithms.operand_scaling import OperandScaler
-from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.session import Collector
 from quantonnx.errors import ConfigError
 from quantonnx.model import Model
 from quantonnx.weights import load_array
 
 Array = NDArray[Any]
-ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
-Progress = Callable[[int, int | None], None]
 Alpha = float | Literal["auto"]
 
 _LEAST_WEIGHT = 1e-5
@@ -70,21 +68,19 @@ def smooth(
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    memory_limit: int | None = None,
 ) -> Smoothing:
     """Returns the fused float model smoothed by what samples show; nothing is run where no norm can be smoothed.
 
-    `samples` and `forward_loop` are those of `calibrate`, `alpha`, `scale_clamp_min` and `skip` those of `smooth_by`.
-    Samples are read here, and once more to calibrate: an iterator that is spent then raises DataError. Raises what
-    `smooth_by` raises, and CalibrationError for a norm whose result holds NaN or infinity.
+    `samples`, `forward_loop` and `memory_limit` are those of `calibrate`, `alpha`, `scale_clamp_min` and `skip` those
+    of `smooth_by`. Samples are read here, and once more to calibrate: an iterator that is spent then raises DataError.
+    Raises what `smooth_by` raises, and CalibrationError for a norm whose result holds NaN or infinity.
     """
     wanted = maxima_needed(model, skip)
     maxima: dict[str, Array] = {}
     if wanted:
-        with Collector(model, (), channels=wanted, threads=threads) as collector:
-            if forward_loop is not None:
-                forward_loop(collector.run)
-            else:
-                collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+        with Collector(model, (), channels=wanted, threads=threads, memory_limit=memory_limit) as collector:
+            collector.observe(samples, forward_loop, limit=limit, progress=progress)
             collector.finish()
             maxima = {name: found.maxima for name, found in collector.channel_extremes().items()}
     return smooth_by(model, maxima, alpha=alpha, scale_clamp_min=scale_clamp_min, skip=skip)
@@ -181,7 +177,7 @@ def _expected_error(activations: Array, matrices: Sequence[Array], scale: Array)
     """In units of the square of one 255th; `matrices` are [channels, outputs]."""
     smoothed = np.asarray(activations, np.float64) / scale
     power = (smoothed * 255 / _MAXIMUM_TO_RMS) ** 2
-    of_activations = np.minimum(smoothed.max() ** 2 / 12, power)
+    of_activations = np.minimum((2 * smoothed.max()) ** 2 / 12, power)
     error = 0.0
     for matrix in matrices:
         scaled = matrix * np.asarray(scale, np.float64)[:, None]

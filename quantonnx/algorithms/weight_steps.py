@@ -17,8 +17,9 @@ from quantonnx.algorithms.awq import Awq
 from quantonnx.algorithms.gptq import Gptq
 from quantonnx.algorithms.grids import Problem, Rounded
 from quantonnx.algorithms.layer_choice import skipped
-from quantonnx.algorithms.layerwise import Pace, Progress, WeightChange, change_weights
+from quantonnx.algorithms.layerwise import Pace, WeightChange, change_weights
 from quantonnx.algorithms.weight_layers import weight_layers
+from quantonnx.calibration.feeds import Progress
 from quantonnx.config import RecipeStep
 from quantonnx.formats import Parameters
 from quantonnx.model import Model

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.errors import CalibrationError
+from quantonnx.placing import into_place
 from quantonnx.version import version_of
-from quantonnx.writing import into_place
 
 Array = NDArray[Any]
 
@@ -48,11 +48,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
         with np.load(path, allow_pickle=False) as archive:
             header = _header(archive)
             _check(header, name)
-            return header, {key: archive[key] for key in archive.files if key != _HEADER}
+            arrays = {key: archive[key] for key in archive.files if key != _HEADER}
     except CalibrationError:
         raise
     except Exception as error:  # zipfile, zlib, numpy and json raise many types
         raise damaged(path) from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes are what numpy makes of the rest
+        raise damaged(path)
+    return header, arrays
 
 
 def damaged(path: Path) -> CalibrationError:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.calibration import archive
@@ -103,6 +104,14 @@ class Statistics:
             refused,
             self.data + other.data,
         )
+
+    def same_numbers(self, other: Statistics) -> bool:
+        """Return whether both remember the same of the same tensors, to the last bit; where the data came from, and
+        channels, do not count."""
+        if (list(self.tensors), list(self.means)) != (list(other.tensors), list(other.means)):
+            return False
+        mine, theirs = (pack_tensors(each.tensors) | pack_means(each.means) for each in (self, other))
+        return all(np.array_equal(mine[key], theirs[key]) for key in mine)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write one .npz without pickle, whole or not at all, the same bytes for the same statistics.

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantonnx.calibration.summing import ExactSum
+
 Array = NDArray[Any]
 
 KEPT = 4096
@@ -23,18 +25,18 @@ class RecentExtremes:
 
     def __init__(self) -> None:
         self.older = 0
-        self.older_sum: Array = np.zeros(2)
+        self.older_sum = ExactSum(np.zeros(2))
         self._ring: Array = np.zeros((16, 2), np.float32)
         self._kept = 0
         self._next = 0
 
     @classmethod
-    def restored(cls, newest: Array, older: int, older_sum: Array) -> RecentExtremes:
+    def restored(cls, newest: Array, older: int, older_sum: ExactSum) -> RecentExtremes:
         """Return what was saved: float32 [samples, 2] of the newest, the oldest first, and the others' number and
         sum."""
         made = cls()
         made._add_all(newest)
-        made.older, made.older_sum = older, np.asarray(older_sum, np.float64)
+        made.older, made.older_sum = older, older_sum
         return made
 
     @property
@@ -45,7 +47,7 @@ class RecentExtremes:
     def add(self, low: float, high: float) -> None:
         """Add the extremes of one sample."""
         if self._kept == KEPT:
-            self.older_sum = self.older_sum + self._ring[self._next]
+            self.older_sum.add(self._ring[self._next].astype(np.float64))
             self.older, self._kept = self.older + 1, self._kept - 1
         elif self._kept == len(self._ring):
             self._ring = np.concatenate([self._ring, np.zeros_like(self._ring)])
@@ -56,7 +58,9 @@ class RecentExtremes:
         """Add what `other` has, as if it came after these."""
         newest = other.newest
         if other.older:
-            self.older_sum = self.older_sum + self.newest.sum(axis=0, dtype=np.float64) + other.older_sum
+            for extremes in self.newest.astype(np.float64):
+                self.older_sum.add(extremes)
+            self.older_sum.merge(other.older_sum)
             self.older += self._kept + other.older
             self._kept = self._next = 0
         self._add_all(newest)
@@ -73,7 +77,7 @@ class RecentExtremes:
             return 0.0, 0.0
         weights = (1 - constant) ** np.arange(len(newest) - 1, -1, -1.0)
         beyond = self._weight_of_older(constant)
-        sums = weights @ newest + beyond * self.older_sum / max(self.older, 1)
+        sums = weights @ newest + beyond * self.older_sum.value / max(self.older, 1)
         low, high = (sums / (weights.sum() + beyond)).tolist()
         return low, high
 

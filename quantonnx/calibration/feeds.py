@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ from quantonnx.model import Model
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
+ForwardLoop = Callable[[Callable[[Mapping[str, Any]], list[Any]]], None]
+"""Calls what it is given with one feed after the other; each call returns the values of the model's outputs."""
+
+Progress = Callable[[int, int | None], None]
+"""Is told how much is done and, where that is known, of how much."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,14 @@ def whole_batches(count: int, inputs: Sequence[InputSpec]) -> int:
     first = {spec.batch or 1 for spec in inputs}
     rows = first.pop() if len(first) == 1 else 1
     return -(-count // rows) * rows
+
+
+def length_of(samples: Any) -> int | None:
+    """Return how many feeds there are, where that is known without reading them."""
+    try:
+        return len(samples)
+    except TypeError:
+        return None
 
 
 def joined(rows: Sequence[Feed]) -> Feed:

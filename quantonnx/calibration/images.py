@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ Array = NDArray[Any]
 
 BILINEAR = 2
 """Pillow's number of the filter."""
+
+LARGEST_IMAGE = 100 << 20
+"""Pixels beyond which a picture is refused: decoded, it takes near 1 GB."""
+
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # of others, Pillow hands some to other programs
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
@@ -67,10 +73,17 @@ def _decoded(path: Path, mode: str) -> Image:
     from PIL import Image, ImageOps  # only for images: commands without them start faster
 
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as file:
+            if file.width * file.height > LARGEST_IMAGE:
+                raise DataError(
+                    f"{str(path)!r} is {file.width}x{file.height}", "leave out or shrink so large a picture"
+                )
             return ImageOps.exif_transpose(file).convert(mode)
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read as an image: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many types on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{str(path)!r} cannot be read as an image: {reason}") from error
 
 
 def _image_input(inputs: Sequence[InputSpec], options: ImageOptions) -> tuple[InputSpec, str]:

@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from quantonnx.calibration.extensions import register
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 
@@ -22,7 +23,13 @@ LARGEST_IN_MEMORY = 250_000_000
 LARGEST_REARRANGED = 750_000_000
 """Bytes of weights beyond which ONNX Runtime may not keep them a second time, rearranged for speed."""
 
+FLOAT_BIASES = ("WeightBiasQuantization",)
+"""The optimizers without which biases that are float stay so."""
+NEEDS_EXTENSION = "give the library that has it: --ort-extension, or `with qx.ort_extensions(…)`"
+"""What to do about an operator that ONNX Runtime does not have."""
+
 _QUIET = 4
+_UNKNOWN = "is not a registered function/op"
 _NO_KERNEL = "float8e4m3fn"
 """What an error names where optimizers move float8 pairs to operators that take none; as it stands, the file loads."""
 
@@ -40,7 +47,7 @@ def open_session(
     every operator runs as it stands in the file. With `float_biases`, biases that are float stay so: ONNX Runtime
     otherwise gives them int32 codes between Q/DQ pairs, with a product of two scales that float16 rounds to nothing.
     """
-    disabled = ["WeightBiasQuantization"] if float_biases else []
+    disabled = FLOAT_BIASES if float_biases else ()
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     if not isinstance(model, Model):
@@ -87,6 +94,7 @@ def load_session(
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads or 0
+    register(options)
     # Idle threads otherwise spin on the core that the statistics need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimize:
@@ -104,7 +112,8 @@ def load_session(
     except Exception as error:
         if optimize and _NO_KERNEL in str(error):
             return load_session(source, threads, optimize=False, bounded=bounded, pairs_as_written=pairs_as_written)
-        raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
+        hint = NEEDS_EXTENSION if _UNKNOWN in str(error) else ""
+        raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}", hint) from error
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from quantonnx.calibration.extremes import KEPT, RecentExtremes
 from quantonnx.calibration.statistics import HALF_BINS, ChannelExtremes, ChannelMeans, TensorStatistics
+from quantonnx.calibration.summing import ExactSum
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -28,14 +29,17 @@ def pack_tensors(tensors: Mapping[str, TensorStatistics]) -> dict[str, Array]:
         "histograms": np.array(histograms, np.int64).reshape(-1, 2 * HALF_BINS),
         "recent": np.concatenate([np.zeros((0, 2), np.float32), *(stats.recent.newest for stats in every)]),
         "older": np.array([stats.recent.older for stats in every], np.int64),
-        "older_sum": np.array([stats.recent.older_sum for stats in every], np.float64).reshape(-1, 2),
+        "older_sum": np.array([stats.recent.older_sum.high for stats in every], np.float64).reshape(-1, 2),
+        "older_rest": np.array([stats.recent.older_sum.low for stats in every], np.float64).reshape(-1, 2),
     }
 
 
 def unpack_tensors(names: Sequence[str], arrays: Arrays) -> dict[str, TensorStatistics]:
     """Return the statistics of the tensors `names`; ValueError or KeyError where the arrays do not fit together."""
     count = len(names)
-    extremes, older_sum = (_checked(arrays[key], "float64", (count, 2)) for key in ("extremes", "older_sum"))
+    older_rest = arrays.get("older_rest", np.zeros((count, 2)))  # files of earlier versions have none
+    pairs = arrays["extremes"], arrays["older_sum"], older_rest
+    extremes, older_sum, older_rest = (_checked(array, "float64", (count, 2)) for array in pairs)
     samples, values, exponents, older = (
         _checked(arrays[key], "int64", (count,)) for key in ("samples", "count", "exponent", "older")
     )
@@ -45,6 +49,7 @@ def unpack_tensors(names: Sequence[str], arrays: Arrays) -> dict[str, TensorStat
     if (older < 0).any() or (kept < 0).any() or (kept > KEPT).any():
         raise ValueError("numbers of samples")
     recent = np.split(_checked(arrays["recent"], "float32", (int(kept.sum()), 2)), np.cumsum(kept)[:-1])
+    sums = [ExactSum(high.copy(), low.copy()) for high, low in zip(older_sum, older_rest, strict=True)]
     made = {}
     for index, name in enumerate(names):
         stats = made[name] = TensorStatistics(name, histogram=False)
@@ -52,7 +57,7 @@ def unpack_tensors(names: Sequence[str], arrays: Arrays) -> dict[str, TensorStat
         stats.samples, stats.count = int(samples[index]), int(values[index])
         stats.exponent = int(exponents[index])
         stats.counts = next(histograms).copy() if flags[index] else None
-        stats.recent = RecentExtremes.restored(recent[index], int(older[index]), older_sum[index])
+        stats.recent = RecentExtremes.restored(recent[index], int(older[index]), sums[index])
     return made
 
 
@@ -60,19 +65,21 @@ def pack_means(means: Mapping[str, ChannelMeans]) -> dict[str, Array]:
     """Return channel means as arrays: `mean_sums` has the channels of all tensors, one after the other."""
     return {
         "mean_samples": np.array([mean.samples for mean in means.values()], np.int64),
-        "mean_channels": np.array([mean.sums.size for mean in means.values()], np.int64),
-        "mean_sums": np.concatenate([np.zeros(0), *(mean.sums.reshape(-1) for mean in means.values())]),
+        "mean_channels": np.array([mean.sums.high.size for mean in means.values()], np.int64),
+        "mean_sums": np.concatenate([np.zeros(0), *(mean.sums.high.reshape(-1) for mean in means.values())]),
+        "mean_rests": np.concatenate([np.zeros(0), *(mean.sums.low.reshape(-1) for mean in means.values())]),
     }
 
 
 def unpack_means(names: Sequence[str], arrays: Arrays) -> dict[str, ChannelMeans]:
     """Return the means of the tensors `names`; ValueError or KeyError where the arrays do not fit together."""
     samples, channels = (_checked(arrays[key], "int64", (len(names),)) for key in ("mean_samples", "mean_channels"))
-    sums = _checked(arrays["mean_sums"], "float64", (int(channels.sum()),))
+    rests = arrays.get("mean_rests", np.zeros(int(channels.sum())))  # files of earlier versions have none
+    both = [_checked(array, "float64", (int(channels.sum()),)) for array in (arrays["mean_sums"], rests)]
     if (channels < 0).any():
         raise ValueError("numbers of channels")
-    parts = np.split(sums, np.cumsum(channels)[:-1])
-    return {name: ChannelMeans(int(samples[i]), parts[i]) for i, name in enumerate(names)}
+    high, low = (np.split(array, np.cumsum(channels)[:-1]) for array in both)
+    return {name: ChannelMeans(int(samples[i]), ExactSum(high[i], low[i])) for i, name in enumerate(names)}
 
 
 def pack_channels(channels: Mapping[str, ChannelExtremes]) -> dict[str, Array]:

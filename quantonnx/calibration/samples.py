@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from quantonnx.calibration.feeds import Feed, InputSpec, fixed_batch, input_specs, joined, named, whole_batches
 from quantonnx.calibration.images import IMAGE_SUFFIXES, ImageOptions, read_image
+from quantonnx.calibration.random_data import random_parts
 from quantonnx.calibration.sources import (
     Part,
     StackedArrays,
@@ -28,9 +29,6 @@ from quantonnx.errors import DataError
 __all__ = ["Feed", "ImageOptions", "InputSpec", "Samples", "input_specs", "open_samples", "read_labels"]
 
 Array = NDArray[Any]
-
-RANDOM_LENGTH = 16
-"""What a dynamic dimension beyond the first becomes in random data."""
 
 
 class Samples:
@@ -129,7 +127,9 @@ def open_samples(
     if (data is None) == (random is None):
         raise DataError("there is no data to calibrate on", "give samples, or ask for random data by their number")
     if random is not None:
-        samples = _random_samples(random, inputs, seed, batch_size)
+        parts, length = random_parts(random, inputs, seed)
+        files = f"random {random} {seed}"
+        samples = Samples(parts, inputs, length=length, batch_size=batch_size, files=files)
     elif isinstance(data, Samples):
         samples = data
     elif isinstance(data, (str, os.PathLike)):
@@ -194,12 +194,17 @@ def _from_folder(path: Path, inputs: Sequence[InputSpec], batch_size: int, image
     sets = sorted({file.parent for file in path.glob("**/input_*.pb")}, key=natural_order)
     if sets:
         return Samples(lambda: (protobuf_feed(each, inputs) for each in sets), inputs, length=len(sets), files=sets)
-    arrays = sorted((file for file in path.iterdir() if file.suffix in (".npz", ".npy")), key=natural_order)
+    arrays = sorted(
+        (file for file in path.iterdir() if file.suffix in (".npz", ".npy") and file.is_file()), key=natural_order
+    )
     if arrays:
         return Samples(
             lambda: (whole_file(each, inputs) for each in arrays), inputs, batch_size=batch_size, files=arrays
         )
-    pictures = sorted((file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    pictures = sorted(
+        (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()),
+        key=natural_order,
+    )
     if not pictures:
         raise DataError(f"the folder {str(path)!r} has no data, expected .npz, .npy, images or test_data_set_* folders")
 
@@ -208,6 +213,11 @@ def _from_folder(path: Path, inputs: Sequence[InputSpec], batch_size: int, image
             yield Part({inputs[0].name: read_image(picture, inputs, images)}, str(picture))
 
     return Samples(read, inputs, length=len(pictures), batch_size=batch_size, files=pictures)
+
+
+def _files(paths: Iterable[Path], suffixes: Collection[str]) -> list[Path]:
+    """Returns the files with these endings, sample_2 before sample_10; a pipe is none."""
+    return sorted((file for file in paths if file.suffix.lower() in suffixes and file.is_file()), key=natural_order)
 
 
 def _from_object(data: Any, inputs: Sequence[InputSpec], batch_size: int) -> Samples:
@@ -266,31 +276,3 @@ def _iterable(data: Any) -> Iterable[Any]:
             f"the samples are a {type(data).__name__}, expected a path, an array, or an iterable of feeds by input name"
         )
     return data  # type: ignore[no-any-return] # whatever iterates
-
-
-def _random_samples(count: int, inputs: Sequence[InputSpec], seed: int, batch_size: int) -> Samples:
-    """Normal numbers for float inputs, 0 and 1 for the others: any embedding has these rows; whole fixed batches."""
-    if count < 1:
-        raise DataError(f"the number of random samples is {count}, expected at least 1")
-
-    first = {spec.batch or 1 for spec in inputs}
-    rows = first.pop() if len(first) == 1 else 1  # first axes that differ are no batch
-    feeds = -(-count // rows)
-
-    def parts() -> Iterator[Part]:
-        generator = np.random.default_rng(seed)
-        for index in range(feeds):
-            feed = {spec.name: _random_array(spec, generator) for spec in inputs}
-            yield Part(feed, f"random sample {index}")
-
-    return Samples(parts, inputs, length=feeds * rows, batch_size=batch_size, files=f"random {count} {seed}")
-
-
-def _random_array(spec: InputSpec, generator: np.random.Generator) -> Array:
-    if spec.shape is None:
-        raise DataError(f"input {spec.name!r} has no shape, so random data cannot be made", "give data")
-    fixed = [d if isinstance(d, int) and d > 0 else RANDOM_LENGTH for d in spec.shape]
-    shape = [spec.batch or 1, *fixed[1:]] if fixed else []
-    if spec.dtype.kind == "f":
-        return generator.standard_normal(shape).astype(spec.dtype)
-    return generator.integers(0, 2, shape).astype(spec.dtype)

@@ -5,47 +5,38 @@ Samples run side by side, a core each, and statistics follow in a thread of thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
 import onnx
-import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quantonnx.calibration.collected import DataSource, Statistics
 from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
 from quantonnx.calibration.digest import SampleDigest
-from quantonnx.calibration.feeds import input_specs, named
+from quantonnx.calibration.feeds import ForwardLoop, Progress, input_specs, length_of, named
 from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
+from quantonnx.calibration.parts import Watched, in_one_piece, parts_of
+from quantonnx.calibration.samples import open_samples
 from quantonnx.calibration.sources import Part, shared_rows
+from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.calibration.statistics import ChannelExtremes, ChannelMeans, TensorStatistics
-from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps
+from quantonnx.calibration.taps import Tap, add_mean_taps, add_outputs, add_taps, check_known, check_type
 from quantonnx.errors import CalibrationError, DataError
+from quantonnx.memory import require
 from quantonnx.model import Model
 
 Array = NDArray[Any]
-Progress = Callable[[int, int | None], None]
 
 _NO_DATA, _REACH_IT = "saw no data, expected at least one sample", "give samples that reach it"
-
-
-def collect(
-    model: Model,
-    tensors: Sequence[str],
-    samples: Iterable[Mapping[str, Array]],
-    *,
-    histogram: bool | Collection[str] = True,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, TensorStatistics]:
-    """Return statistics of each of `tensors` over all samples; see Collector."""
-    with Collector(model, tensors, histogram=histogram, threads=threads) as collector:
-        collector.run_all(samples, progress)
-        return collector.finish()
 
 
 class Collector:
@@ -70,6 +61,7 @@ class Collector:
         threads: int | None = None,
         lenient: bool = False,
         keeping: KeptSamples | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         kept = set(tensors if histogram is True else histogram or ())
         self._model = model
@@ -80,6 +72,7 @@ class Collector:
         self._digest = SampleDigest([spec.name for spec in self._inputs])
         self._lenient = lenient
         self._keeping = keeping
+        self._limit = memory_limit
         self._refused: dict[str, str] = {}
         self._means_wanted = dict(means)
         self._means = {name: ChannelMeans() for name in means}
@@ -90,7 +83,7 @@ class Collector:
         self._follower = Follower(self._record)
         self._begun = 0
         self._seen = 0
-        _check_known(model, [*tensors, *channels])
+        check_known(model, [*tensors, *channels])
 
     def __enter__(self) -> Collector:
         return self
@@ -106,6 +99,8 @@ class Collector:
 
         Raises DataError for a feed that does not fit the model's inputs, or holds NaN or infinity.
         """
+        if self._limit is not None and self._session is None:
+            require(in_one_piece(self._model), self._limit, "a forward loop, which runs the whole model,")
         where = f"sample {self._seen}"
         checked, _ = Part(named(feed, self._inputs, where), where).feed(self._inputs)
         for opened in self._opened([checked], at_once=1):
@@ -113,14 +108,48 @@ class Collector:
             self._take(item)
         return [item[0][name] for name in self._outputs]
 
+    def open_for(self, feed: Mapping[str, Array], begun: int = 0) -> None:
+        """Load the model for feeds shaped as this one, the first of a stream of which `begun` samples are passed over.
+
+        What is seen of a part of a stream is then the same as where all of it is run here.
+        """
+        at_once = self._at_once()
+        self._session = self._open(feed, max(cores(self._threads) // at_once, 1))
+        self._begun = self._seen = begun
+
+    def _at_once(self) -> int:
+        return 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
-        total = _length(samples) if progress else None
-        at_once = 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+        total = length_of(samples) if progress else None
+        if self._limit is not None:
+            feeds = iter(samples)
+            first = list(islice(feeds, 1))
+            samples = chain(first, feeds)
+            parts = self._parts(first[0]) if first else None
+            if parts is not None:
+                self._run_parts(parts, samples, progress)
+                return
+        at_once = self._at_once()
         for item in in_order(self._infer, self._opened(samples, at_once), at_once):
             self._take(item)
             if progress:
                 progress(self._seen, total)
+
+    def observe(
+        self,
+        samples: Any = None,
+        forward_loop: ForwardLoop | None = None,
+        *,
+        limit: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Run the forward loop, or the first `limit` of `samples`; both are those of `calibrate`."""
+        if forward_loop is not None:
+            forward_loop(self.run)
+        else:
+            self.run_all(open_samples(samples, self._inputs, limit=limit), progress)
 
     def finish(self) -> dict[str, TensorStatistics]:
         """Return the statistics by tensor, when all that was run is counted."""
@@ -164,6 +193,51 @@ class Collector:
             yield self._begun, feed
             self._begun += shared_rows(feed)
 
+    def _run_parts(self, parts: Stages, samples: Iterable[Mapping[str, Array]], progress: Progress | None) -> None:
+        """Run part after part, each for all samples."""
+        rows: list[int] = []
+        done = 0
+
+        def begun() -> Iterator[Mapping[str, Array]]:
+            for feed in samples:
+                if self._keeping is not None:
+                    self._keeping.offer(feed)
+                rows.append(shared_rows(feed))
+                self._take((feed, rows[-1]))
+                yield feed
+
+        def watch(sample: int, values: Mapping[str, Array]) -> None:
+            nonlocal done
+            self._follower.give((values, rows[sample]))
+            done += rows[sample]
+            if progress:
+                progress(done, len(parts) * sum(rows))
+
+        with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
+            bounded = weight_bytes(self._model) > LARGEST_REARRANGED
+            stream = Stream(parts, Path(folder) / "values", begun(), self._threads, bounded=bounded)
+            for part in parts:
+                stream.advance(part, {}, watch)
+
+    def _parts(self, feed: Mapping[str, Array]) -> Stages | None:
+        """Return the parts that the model has to run in, if the memory limit asks for any."""
+        assert self._limit is not None
+        shapes = {name: value.shape for name, value in feed.items()}
+        return parts_of(Watched(self._model, partial(self._tap, feed), shapes, self._names), self._limit)
+
+    def _tap(self, feed: Mapping[str, Array], proto: onnx.ModelProto) -> None:
+        """Add what is to be seen to the outputs, given the shapes of a feed."""
+        shapes = {name: value.shape for name, value in feed.items()}
+        inner = {name: s.counts is not None for name, s in self._statistics.items() if name not in feed}
+        self._taps = add_taps(proto, inner, shapes)
+        self._mean_outputs = add_mean_taps(proto, self._means_wanted, shapes, self._taps)
+        add_outputs(proto, self._channels)
+        self._taps += [Tap(name, whole=name) for name in self._statistics if name in feed]
+
+    def _names(self) -> list[str]:
+        taps = (name for tap in self._taps for name in tap.outputs)
+        return list(dict.fromkeys((*taps, *self._mean_outputs.values(), *self._channels)))
+
     def _infer(self, sample: tuple[int, Mapping[str, Array]], outputs: Sequence[str] = ()) -> Item:
         index, feed = sample
         assert self._session is not None
@@ -180,33 +254,26 @@ class Collector:
         self._seen += item[1]
 
     def _open(self, feed: Mapping[str, Array], threads: int) -> ort.InferenceSession:
-        shapes = {name: value.shape for name, value in feed.items()}
-        inner = {name: s.counts is not None for name, s in self._statistics.items() if name not in feed}
-
-        def tap(proto: onnx.ModelProto) -> None:
-            self._taps = add_taps(proto, inner, shapes)
-            self._mean_outputs = add_mean_taps(proto, self._means_wanted, shapes, self._taps)
-            add_outputs(proto, self._channels)
-
         with ExitStack() as stack:
-            source = prepared(self._model, stack, tap)
-            bounded = weight_bytes(self._model) > LARGEST_REARRANGED
-            session = load_session(source, threads, bounded=bounded)
-        self._taps += [Tap(name, whole=name) for name in self._statistics if name in feed]
-        return session
+            source = prepared(self._model, stack, partial(self._tap, feed))
+            return load_session(source, threads, bounded=weight_bytes(self._model) > LARGEST_REARRANGED)
 
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
-        self._digest.update(values, rows)
+        if all(spec.name in values for spec in self._inputs):
+            self._digest.update(values, rows)
         for tap in self._taps:
-            with self._refusing(tap.tensor):
-                _check_type(tap.tensor, values[tap.outputs[0]])
-                tap.record(self._statistics[tap.tensor], values, rows)
+            if tap.outputs[0] in values:
+                with self._refusing(tap.tensor):
+                    check_type(tap.tensor, values[tap.outputs[0]])
+                    tap.record(self._statistics[tap.tensor], values, rows)
         for tensor, name in self._mean_outputs.items():
-            self._means[tensor].update(values[name].reshape(len(values[name]), -1))
+            if name in values:
+                self._means[tensor].update(values[name].reshape(len(values[name]), -1))
         for name, extremes in self._channels.items():
-            with self._refusing(name):
-                _check_type(name, values[name])
-                extremes.update(values[name], rows)
+            if name in values:
+                with self._refusing(name):
+                    check_type(name, values[name])
+                    extremes.update(values[name], rows)
 
     @contextmanager
     def _refusing(self, tensor: str) -> Iterator[None]:
@@ -221,24 +288,3 @@ class Collector:
         if not self._lenient:
             raise error
         self._refused[tensor] = error.message
-
-
-def _check_known(model: Model, tensors: Sequence[str]) -> None:
-    known = model.tensors()
-    for name in tensors:
-        if not isinstance(known.get(name), gs.Variable):
-            found = "is a constant" if name in known else "is not in the model"
-            raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
-
-
-def _check_type(name: str, value: Any) -> None:
-    if value.dtype not in ("float32", "float16"):
-        hint = "convert the model to float32 first, or exclude the operator"
-        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)
-
-
-def _length(samples: Any) -> int | None:
-    try:
-        return len(samples)
-    except TypeError:
-        return None

@@ -6,19 +6,19 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto
 
 from quantonnx.calibration.feeds import Feed, InputSpec, named
 from quantonnx.errors import DataError
+from quantonnx.reading import ExternalData
 
 Array = NDArray[Any]
 _LABELS = ("label", "labels")
@@ -98,42 +98,55 @@ class StackedArrays:
 class _ArrayStream:
     """An array in a file in numpy's format, whose rows are read one after the other."""
 
-    def __init__(self, open_file: Callable[[ExitStack], IO[bytes]], where: str) -> None:
+    def __init__(self, open_file: Callable[[ExitStack], IO[bytes]], where: str, size: int) -> None:
         self._open = open_file
-        with ExitStack() as stack:
-            self.shape, self.fortran, self.dtype = _header(open_file(stack), where)
         self._where = where
+        with ExitStack() as stack, _reading(where):
+            file = open_file(stack)
+            self.shape, self.fortran, self.dtype = _header(file, where)
+            self._nbytes = prod(self.shape) * self.dtype.itemsize
+            if self._nbytes > size - file.tell():
+                rows = max(self.shape[0], 1) if self.shape else 1
+                ends = max(size - file.tell(), 0) * rows // self._nbytes
+                raise DataError(f"{where} ends in sample {ends}, expected {rows} samples")
 
     def rows(self) -> Iterator[Array]:
         with ExitStack() as stack:
-            file = self._open(stack)
-            _header(file, self._where)
+            with _reading(self._where):
+                file = self._open(stack)
+                _header(file, self._where)
             if self.fortran:
-                flat = np.frombuffer(file.read(), self.dtype)
-                yield from flat.reshape(self.shape, order="F")
+                yield from self._read(file, self._nbytes, 0).reshape(self.shape, order="F")
                 return
             size = prod(self.shape[1:]) * self.dtype.itemsize
             for index in range(self.shape[0]):
-                data = file.read(size)
-                if len(data) < size:
-                    raise DataError(f"{self._where} ends in sample {index}, expected {self.shape[0]} samples")
-                yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+                yield self._read(file, size, index).reshape(self.shape[1:])
+
+    def _read(self, file: IO[bytes], size: int, index: int) -> Array:
+        with _reading(self._where):
+            data = file.read(size)
+            if len(data) < size:
+                raise DataError(f"{self._where} ends in sample {index}, expected {self.shape[0]} samples")
+            return np.frombuffer(data, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.stack(list(self.rows())) if self.shape else np.zeros((), self.dtype)
+        return np.stack(list(self.rows())) if self.shape and self.shape[0] else np.zeros(self.shape, self.dtype)
 
 
 def array_file(path: Path) -> Mapping[str, Any]:
     """Return the arrays of an .npz or .npy file by name, still in the file. Raises DataError on pickles or damage."""
     if path.suffix == ".npy":
-        return {path.stem: _ArrayStream(lambda stack: stack.enter_context(path.open("rb")), repr(str(path)))}
+        size = path.stat().st_size
+        return {path.stem: _ArrayStream(lambda stack: stack.enter_context(path.open("rb")), repr(str(path)), size)}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+            members = archive.infolist()
+    except Exception as error:  # zipfile raises several types
         raise DataError(f"{str(path)!r} is not an .npz file: {error}") from error
     return {
-        member.removesuffix(".npy"): _ArrayStream(_member(path, member), f"{member!r} of {str(path)!r}")
+        member.filename.removesuffix(".npy"): _ArrayStream(
+            _member(path, member), f"{member.filename!r} of {str(path)!r}", member.file_size
+        )
         for member in members
     }
 
@@ -159,7 +172,7 @@ def protobuf_feed(folder: Path, inputs: Sequence[InputSpec]) -> Part:
     for index, spec in enumerate(inputs):
         path = folder / f"input_{index}.pb"
         try:
-            feed[spec.name] = numpy_helper.to_array(onnx.load_tensor(path))
+            feed[spec.name] = ExternalData(None, None).values(TensorProto.FromString(path.read_bytes())).load()
         except Exception as error:
             raise DataError(f"input {spec.name!r} cannot be read from {str(path)!r}, expected a TensorProto") from error
     return Part(feed, str(folder), divisible=False)
@@ -180,8 +193,20 @@ def file_digest(path: Path) -> bytes:
     return digest.digest()
 
 
-def _member(path: Path, member: str) -> Callable[[ExitStack], IO[bytes]]:
+def _member(path: Path, member: zipfile.ZipInfo) -> Callable[[ExitStack], IO[bytes]]:
     return lambda stack: stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(member))
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turns whatever zipfile, zlib and numpy raise on a damaged file into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{where} cannot be read: {reason}", "save it again") from error
 
 
 def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -189,8 +214,10 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{where} is not an array in numpy's format: {error}") from error
+    except Exception as error:  # zipfile, zlib and Python's parser raise many types
+        raise DataError(f"{where} is not an array in numpy's format: {' '.join(str(error).split())}") from error
+    if any(size < 0 for size in shape):
+        raise DataError(f"{where} has the shape {list(shape)}, expected no negative size")
     if dtype.hasobject:
         raise DataError(f"{where} holds pickled objects, expected numbers", "pickled arrays are refused")
     return shape, fortran, dtype

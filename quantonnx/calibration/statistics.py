@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.calibration.extremes import RecentExtremes
+from quantonnx.calibration.summing import ExactSum
 from quantonnx.errors import CalibrationError
 
 Array = NDArray[Any]
@@ -139,25 +140,27 @@ class TensorStatistics:
 
 
 class ChannelMeans:
-    """The running mean of each channel of one tensor over samples: float64 `sums`, one pass, mergeable."""
+    """The running mean of each channel of one tensor over samples: exact `sums`, one pass, mergeable in any order."""
 
-    def __init__(self, samples: int = 0, sums: Array | None = None) -> None:
+    def __init__(self, samples: int = 0, sums: ExactSum | None = None) -> None:
         self.samples = samples
-        self.sums: Array = np.zeros(()) if sums is None else sums
+        self.sums = ExactSum() if sums is None else sums
 
     def update(self, means: Array) -> None:
         """Add the channel means of samples, [samples, channels]."""
-        self.sums = self.sums + means.sum(axis=0, dtype=np.float64)
+        for row in means.astype(np.float64):
+            self.sums.add(row)
         self.samples += len(means)
 
     def merge(self, other: ChannelMeans) -> None:
         """Add what `other` saw."""
-        self.sums, self.samples = self.sums + other.sums, self.samples + other.samples
+        self.sums.merge(other.sums)
+        self.samples += other.samples
 
     @property
     def mean(self) -> Array:
         """The mean of each channel, float64 [channels]."""
-        return np.asarray(self.sums / max(self.samples, 1))
+        return np.asarray(self.sums.value / max(self.samples, 1))
 
 
 class ChannelExtremes:

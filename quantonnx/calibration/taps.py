@@ -13,10 +13,13 @@ from math import prod
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from quantonnx.calibration.statistics import COUNTED_PER_SAMPLE, TensorStatistics
+from quantonnx.errors import CalibrationError
+from quantonnx.model import Model
 
 Array = NDArray[Any]
 
@@ -184,8 +187,8 @@ def _is_here(value: onnx.TensorProto) -> bool:
     return value.data_location != onnx.TensorProto.EXTERNAL
 
 
-def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Return the inferred shapes of the float32 tensors whose dimensions all follow from the inputs' `shapes`."""
+def inferred_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Sequence[onnx.ValueInfoProto]:
+    """Return what ONNX infers of inner values from the inputs' `shapes`; nothing of a model that it cannot follow."""
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     light.graph.name = "shapes"
     light.graph.node.extend(proto.graph.node)
@@ -202,11 +205,33 @@ def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     try:
         inferred = onnx.shape_inference.infer_shapes(light)
     except onnx.shape_inference.InferenceError:
-        return {}
-    return {item.name: shape for item in inferred.graph.value_info if (shape := _static_float_shape(item))}
+        return ()
+    found: Sequence[onnx.ValueInfoProto] = inferred.graph.value_info
+    return found
+
+
+def _float_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return the inferred shapes of the float32 tensors whose dimensions all follow from the inputs' `shapes`."""
+    return {item.name: shape for item in inferred_shapes(proto, shapes) if (shape := _static_float_shape(item))}
 
 
 def _static_float_shape(item: onnx.ValueInfoProto) -> tuple[int, ...]:
     kind = item.type.tensor_type
     known = kind.elem_type == onnx.TensorProto.FLOAT and all(d.HasField("dim_value") for d in kind.shape.dim)
     return tuple(d.dim_value for d in kind.shape.dim) if known else ()
+
+
+def check_known(model: Model, tensors: Sequence[str]) -> None:
+    """Raises CalibrationError for a tensor that the model does not compute."""
+    known = model.tensors()
+    for name in tensors:
+        if not isinstance(known.get(name), gs.Variable):
+            found = "is a constant" if name in known else "is not in the model"
+            raise CalibrationError(f"tensor {name!r} {found}, expected one that the model computes")
+
+
+def check_type(name: str, value: Any) -> None:
+    """Raises CalibrationError for a value of a type that is not watched."""
+    if value.dtype not in ("float32", "float16"):
+        hint = "convert the model to float32 first, or exclude the operator"
+        raise CalibrationError(f"tensor {name!r} is {value.dtype}, expected float32 or float16", hint)

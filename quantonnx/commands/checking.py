@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
 from quantonnx.commands.options import TargetOptions
 from quantonnx.commands.running import CHECK_FAILED, Run
 from quantonnx.errors import ConfigError, TargetError
@@ -71,11 +72,13 @@ def check(
     ],
     compiler: TargetOptions,
     options: RunningOptions,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> int:
     """Check where the pairs of a quantized file stand, and with --run what the real runtime makes of it."""
     from quantonnx.linting import Severity, lint
     from quantonnx.model import Model
 
+    run.using(libraries.registered())
     target = compiler.choose()
     run.result |= {"model": str(model), "target": target.name}
     sizes = options.sizes()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantonnx.commands.loading import read_float
 from quantonnx.commands.options import ModelArgument, NumberOptions, PlanOption, TargetOptions
-from quantonnx.commands.quantizing import read_float
 from quantonnx.commands.running import Run, write_text
 
 if TYPE_CHECKING:

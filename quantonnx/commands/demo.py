@@ -13,13 +13,15 @@ from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import Run
 from quantonnx.commands.searching import SearchOptions
 
-DEFAULT_OUT = Path("demo.int8.onnx")
-
 
 def demo(
     run: Run,
-    compiler: TargetOptions,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The file to write.")] = DEFAULT_OUT,
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="NAME", help="onnxruntime, tensorrt, openvino, or a target file.")
+    ] = "onnxruntime",
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The file to write.")] = Path(
+        "demo.int8.onnx"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
 ) -> int:
     """Quantize the embedded network, a residual CNN trained on Fashion-MNIST, for ONNX Runtime or another --target."""
@@ -28,8 +30,8 @@ def demo(
     return quantize(
         run,
         model_path(),
-        OutOptions(out, force or out == DEFAULT_OUT),
-        TargetOptions(compiler.target or "onnxruntime", compiler.patterns),
+        OutOptions(out, force),
+        TargetOptions(target),
         SampleOptions(calibration_path()),
         StatisticsOptions(),
         NumberOptions(),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.loading import read_float
 from quantonnx.commands.options import ModelArgument, NumberOptions, PlanOption, TargetOptions
-from quantonnx.commands.quantizing import read_float
 from quantonnx.commands.running import Run
 from quantonnx.errors import ConfigError
 

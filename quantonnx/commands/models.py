@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
+from quantonnx.commands.loading import load, read_float
 from quantonnx.commands.options import (
     ModelArgument,
     OutOptions,
@@ -16,7 +18,6 @@ from quantonnx.commands.options import (
     check_out,
 )
 from quantonnx.commands.picturing import PictureOptions
-from quantonnx.commands.quantizing import load, read_float
 from quantonnx.commands.running import Run, write_text
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def plan(
     with run.stage("plan", "plan") as stage:
         made = make_plan(source, target=target)
         made.model = model.name
-        stage.detail = f"{len(made.fusions)} fusions, {len(made.conversions)} conversions for {target.name}"
+        fusions, steps = len(made.every_step(fusions=True)), len(made.every_step())
+        stage.detail = f"{fusions} fusions, {steps - fusions} conversions for {target.name}"
     with run.stage("place", "place") as stage:
         fused = fuse(source, target=target, plan=made)
         placed = insert_qdq(fused.model, fused.matches)
-        made.left_in_float = [{"name": left.name, "reason": left.reason} for left in placed.decisions]
+        left_in_float = (decision for part in placed.parts for decision in part.decisions)
+        made.left_in_float = [{"name": left.name, "reason": left.reason} for left in left_in_float]
         counts = summary.pairs(placed)
         stage.detail = f"{counts['activation']} activation pairs, {counts['weight']} weights"
     run.result |= {"pairs": counts, **summary.plan(made), "excluded": made.left_in_float}
@@ -68,7 +71,12 @@ def plan(
 
 
 def transform(
-    run: Run, model: ModelArgument, output: OutOptions, compiler: TargetOptions, plan: PlanOption = None
+    run: Run,
+    model: ModelArgument,
+    output: OutOptions,
+    compiler: TargetOptions,
+    plan: PlanOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> None:
     """Fuse only: write the float model with its operators folded as the compiler folds them."""
     from quantonnx import summary
@@ -77,6 +85,7 @@ def transform(
     from quantonnx.rewriting import transform as fuse
 
     output.check()
+    run.using(libraries.registered())
     run.result |= {"model": str(model), "output": str(output.out)}
     wanted = Plan.load(plan) if plan else None
     target = compiler.choose(wanted)
@@ -92,7 +101,7 @@ def transform(
     with run.stage("write", "write") as stage:
         output.save(fused.model)
         stage.detail = str(output.out)
-    load(run, output.out)
+    load(run, output.out, foreign=True)
     run.show(_steps_table(fused.plan))
 
 
@@ -115,10 +124,10 @@ def _steps_table(plan: Plan) -> Any:
     from quantonnx.commands.tables import table
 
     counts: dict[tuple[str, str], list[int]] = {}
-    for kind, steps in (("conversion", plan.conversions), ("fusion", plan.fusions)):
-        for step in steps:
-            row = counts.setdefault((kind, step.pattern), [0, 0])
-            row[not step.apply] += 1
+    fusions = {id(step) for step in plan.every_step(fusions=True)}
+    for step in plan.every_step():
+        row = counts.setdefault(("fusion" if id(step) in fusions else "conversion", step.pattern), [0, 0])
+        row[not step.apply] += 1
     rows = [(*key, *row) for key, row in counts.items()]
     return table("Steps", "kind", "pattern", "applied", "skipped", rows=rows, numbers=(2, 3))
 
@@ -139,7 +148,7 @@ def _show_inspection(run: Run, found: Inspection) -> None:
             f"{found.activation_pairs} activations, {found.weight_pairs} weights, {found.bias_pairs} biases",
         ),
         ("activation formats", "; ".join(f"{count} × {name}" for name, count in found.formats) or "–"),
-        ("with bodies", f"{found.bodies} operators (If, Loop, Scan)"),
+        ("with bodies", f"{found.bodies} operators (If, Loop, Scan){_pairs_inside(found)}"),
     ]
     values = [("input", *_value_row(value)) for value in found.inputs]
     values += [("output", *_value_row(value)) for value in found.outputs]
@@ -148,6 +157,24 @@ def _show_inspection(run: Run, found: Inspection) -> None:
         run.show(table("Made", "", "", rows=[(fact.name, fact.text) for fact in facts(found.provenance)]), "")
     run.show(table("Interface", "", "name", "type", "shape", rows=values), "")
     run.show(table("Operators", "operator", "count", rows=found.operators, numbers=(1,)))
+    if found.inside:
+        bodies = [
+            (
+                body.name,
+                ", ".join(f"{count} {name}" for name, count in body.operators) or body.reason,
+                body.activation_pairs,
+                body.weight_pairs,
+            )
+            for body in found.inside
+        ]
+        run.show("", table("Bodies", "body", "operators", "pairs", "weights", rows=bodies, numbers=(2, 3)))
+
+
+def _pairs_inside(found: Inspection) -> str:
+    pairs, weights = (
+        sum(getattr(body, kind) for body in found.inside) for kind in ("activation_pairs", "weight_pairs")
+    )
+    return f", in them {pairs} pairs on activations and {weights} weights" if pairs or weights else ""
 
 
 def _value_row(value: Value) -> tuple[str, str, str]:

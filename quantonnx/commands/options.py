@@ -68,7 +68,7 @@ class TargetOptions:
             "--target",
             "-t",
             metavar="NAME",
-            help="tensorrt (the default), onnxruntime, openvino, or a target file.",
+            help="tensorrt (the default), onnxruntime, openvino, or a target file: Python code, which is run.",
             rich_help_panel=_TARGET,
         ),
     ] = None
@@ -77,7 +77,7 @@ class TargetOptions:
         typer.Option(
             "--patterns",
             metavar="FILE.py",
-            help="Your own patterns, tried before the target's.",
+            help="Your own patterns, tried before the target's: Python code, which is run.",
             rich_help_panel=_TARGET,
         ),
     ] = None

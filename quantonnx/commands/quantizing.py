@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
+from quantonnx.commands.loading import MemoryOption
 from quantonnx.commands.options import (
     ModelArgument,
     NumberOptions,
@@ -17,19 +17,17 @@ from quantonnx.commands.options import (
     SampleOptions,
     TargetOptions,
 )
+from quantonnx.commands.quantization import Quantization
 from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.reporting import Reported, ReportOption, check_report_folder, report_quantization
 from quantonnx.commands.running import Run
 from quantonnx.commands.searching import Acting, SearchOptions
+from quantonnx.memory import memory_limit_of
 
 if TYPE_CHECKING:
-    from quantonnx.calibration.collected import Statistics
-    from quantonnx.calibration.samples import Samples
-    from quantonnx.model import Model
-    from quantonnx.plan import Plan
     from quantonnx.quantized import QuantizedModel
     from quantonnx.speed import Speed
-    from quantonnx.verification import Comparison
+    from quantonnx.tallying import Comparison
 
 _LARGEST_TO_TIME = 10**9
 _CHECKING = "Checking"
@@ -61,28 +59,34 @@ def quantize(
         ),
     ] = None,
     report: ReportOption = None,
+    memory_limit: MemoryOption = None,
+    libraries: LibraryOptions = NO_LIBRARIES,
 ) -> int:
     """Quantize a float model: fuse, place Q/DQ pairs, calibrate, write, verify."""
     output.check()
+    run.using(libraries.registered())
     if report is not None:
         check_report_folder(report)
     settings = numbers.build()
     remembered.check("quantize", source, output, needs_data=not settings.only_weights)
     bar.check(source, eval_data, force=output.force)
-    job = _Job(run, model, output, compiler, source, remembered)
+    job = Quantization(run, model, output, compiler, source, remembered, memory_limit_of(memory_limit))
     placed = job.place(plan, settings)
     remembered.check("quantize", source, output, needs_data=placed.needs_samples)
     samples, evaluation = job.open_samples(placed.model, eval_data)
+    if bar.wanted or bar.auto:
+        job.require_whole(placed.model)
     acted = Acting(run, bar, placed, samples if source.given else None, evaluation, model)
     placed = acted.choose()
     statistics = job.statistics(placed, samples)
     calibrated = acted.search(statistics) if bar.wanted else job.calibrate(placed, samples, statistics)
     job.write(calibrated)
     comparison = job.compare(evaluation) if evaluation is not None else None
-    measured = job.time(evaluation or samples) if _wants_speed(speed, calibrated, model) else None
+    whole = job.fits() if report is not None or _wants_speed(speed, calibrated, model) else True
+    measured = job.time(evaluation or samples) if whole and _wants_speed(speed, calibrated, model) else None
     _show(run, calibrated, job.sizes(), comparison, measured)
     acted.tell(force=output.force)
-    if report is not None:
+    if report is not None and whole:
         seen = (samples if source.given else None, evaluation)
         files = model, output.out
         done = Reported(placed, calibrated, comparison, measured, *files, *seen, statistics, job.plan)
@@ -90,175 +94,10 @@ def quantize(
     return acted.verdict()
 
 
-class _Job:
-    """The stages of one quantization."""
-
-    def __init__(
-        self,
-        run: Run,
-        model: Path,
-        output: OutOptions,
-        compiler: TargetOptions,
-        source: SampleOptions,
-        remembered: StatisticsOptions,
-    ) -> None:
-        self.run, self.path, self.output, self.compiler, self.source = run, model, output, compiler, source
-        self.remembered = remembered
-        self.plan: Plan | None = None
-        run.result |= {"model": str(model), "output": str(output.out)}
-
-    def place(self, plan_file: Path | None, settings: Any) -> QuantizedModel:
-        """Reads, fuses and places; refuses a model that is quantized already, or gets no pair at all."""
-        from quantonnx import summary
-        from quantonnx.plan import Plan
-        from quantonnx.quantized import insert_qdq
-        from quantonnx.rewriting import transform
-
-        plan = Plan.load(plan_file) if plan_file else None
-        target = self.compiler.choose(plan)
-        self.run.result["target"] = target.name
-        model = read_float(self.run, self.path)
-        with self.run.stage("transform", "fuse") as stage:
-            fused = transform(model, target=target, plan=plan)
-            stage.detail = f"{len(fused.report.applied)} rewrites and fusions for {target.name}"
-        self.plan = fused.plan
-        with self.run.stage("place", "place") as stage:
-            placed = insert_qdq(fused.model, fused.matches, settings)
-            counts = summary.pairs(placed)
-            stage.detail = f"{counts['activation']} activation pairs, {counts['weight']} weights"
-        self.run.result |= {
-            "pairs": counts,
-            **summary.plan(fused.plan),
-            "sites": summary.sites(placed),
-            "excluded": summary.excluded(placed),
-        }
-        self._refuse_nothing(placed)
-        return placed
-
-    def _refuse_nothing(self, placed: QuantizedModel) -> None:
-        from quantonnx.commands import tables
-
-        left = None if placed.sites else tables.in_float(placed)
-        if left is not None:
-            self.run.show(left)
-        placed.refuse_nothing(self.path.name)
-        if placed.faster_in_float:
-            self.run.note(
-                f"nothing is quantized: {self.run.result['target']} is expected to run every operator of "
-                f"{self.path.name} slower in integers, so the fused float model is written; --keep-slow quantizes it"
-            )
-
-    def open_samples(self, model: Model, eval_data: Path | None) -> tuple[Samples, Samples | None]:
-        """Opens the data of calibration (where none is needed, something to time) and, before the long work, that of
-        evaluation."""
-        source = self.source if self.source.given else replace(self.source, random_data=1)
-        samples = source.open(model)
-        if self.source.random_data:
-            self.run.note("calibrating on random data: ranges and accuracy mean nothing, give --data for real use")
-        if eval_data and self.source.data and eval_data.resolve() == self.source.data.resolve():
-            self.run.note("comparing on the data that calibrated: figures will look better than they are")
-        return samples, self.source.open(model, eval_data) if eval_data else None
-
-    def statistics(self, placed: QuantizedModel, samples: Samples) -> Statistics | None:
-        """Returns the statistics of files, or those that are to be kept; None where nobody asks for any."""
-        from quantonnx.surveying import survey
-
-        if not self.remembered.asked:
-            return None
-        with self.run.stage("calibrate", "statistics") as stage:
-            collect = partial(survey, placed.model, samples, name=self.source.name, progress=stage.report)
-            found = self.remembered.gather(collect, self.output)
-            stage.detail = f"{found.samples if found else 0} samples"
-        return found
-
-    def calibrate(self, placed: QuantizedModel, samples: Samples, statistics: Statistics | None) -> QuantizedModel:
-        """Runs the float model over the samples, or takes what statistics say."""
-        from quantonnx import summary
-        from quantonnx.calibrating import calibrate
-
-        with self.run.stage("calibrate", "calibrate") as stage:
-            seen = 0
-
-            def progress(done: int, total: int | None) -> None:
-                nonlocal seen
-                seen = done
-                stage.report(done, total)
-
-            if not self.source.given and statistics is None:
-                calibrated = calibrate(placed)
-            elif statistics is None:
-                calibrated = calibrate(placed, samples, progress=progress)
-            else:
-                calibrated, seen = calibrate(placed, statistics=statistics), statistics.samples
-            seen = sum(source.samples for source in calibrated.data) or seen
-            stage.detail = f"{seen} samples"
-        self.run.result |= {"samples": seen, "sites": summary.sites(calibrated)}
-        return calibrated
-
-    def write(self, calibrated: QuantizedModel) -> None:
-        """Writes the file, and loads it in ONNX Runtime to see that it runs."""
-        with self.run.stage("write", "write") as stage:
-            self.output.save(calibrated.to_model())
-            stage.detail = str(self.output.out)
-        load(self.run, self.output.out)
-
-    def compare(self, evaluation: Samples) -> Comparison:
-        """Compares both files."""
-        from quantonnx import summary
-        from quantonnx.verification import compare
-
-        with self.run.stage("compare", "compare") as stage:
-            labels = evaluation.labels
-            comparison = compare(self.path, self.output.out, evaluation, labels, progress=stage.report)
-            stage.detail = f"{comparison.samples} samples{'' if labels is None else ' with labels'}"
-        self.run.result["metrics"] = summary.metrics(comparison)
-        return comparison
-
-    def time(self, samples: Samples) -> Speed:
-        """Times both files in turns on one thread."""
-        from quantonnx import summary
-        from quantonnx.speed import measure_speed
-
-        with self.run.stage("speed", "time both models") as stage:
-            measured = measure_speed(self.path, self.output.out, next(iter(samples)))
-            stage.detail = "ONNX Runtime, one thread, in turns"
-        self.run.result["speed"] = summary.speed(measured)
-        return measured
-
-    def sizes(self) -> tuple[int, int]:
-        """Returns the bytes of both models, external data included."""
-        from quantonnx.inspecting import file_size
-
-        sizes = file_size(self.path), file_size(self.output.out)
-        self.run.result["bytes"] = {"float": sizes[0], "quantized": sizes[1]}
-        return sizes
-
-
-def read_float(run: Run, path: Path) -> Model:
-    """Reads a model; ModelError where it is quantized already."""
-    from quantonnx.insertion import refuse_quantized
-    from quantonnx.model import Model
-
-    with run.stage("read", "read") as stage:
-        model = Model.read(path)
-        stage.detail = f"{path.name}, {len(model.graph.nodes)} operators"
-    refuse_quantized(model, path.name)
-    return model
-
-
-def load(run: Run, path: Path) -> None:
-    """Loads a written model in ONNX Runtime, so that a file that does not run is never handed over in silence."""
-    from quantonnx.calibration.loading import open_session
-
-    with run.stage("load", "load") as stage:
-        open_session(path)
-        stage.detail = "ONNX Runtime takes the file"
-
-
 def _wants_speed(asked: bool | None, calibrated: QuantizedModel, path: Path) -> bool:
     if asked is not None:
         return asked
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size
 
     return calibrated.matches.target.name == "onnxruntime" and file_size(path) < _LARGEST_TO_TIME
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantonnx.commands.running import Run, finite, write_text
+from quantonnx.printable import json_text
 
 if TYPE_CHECKING:
     from quantonnx.calibration.collected import Statistics
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantonnx.quantized import QuantizedModel
     from quantonnx.report import Facts
     from quantonnx.speed import Speed
-    from quantonnx.verification import Comparison
+    from quantonnx.tallying import Comparison
 
 ReportOption = Annotated[
     Path | None,
@@ -91,13 +91,13 @@ def report_quantization(run: Run, folder: Path, done: Reported) -> None:
     _tell(run, facts)
     if done.plan is not None:
         write_text(folder / "plan.yaml", done.plan.to_yaml())
-    text = json.dumps(finite(run.result), indent=2, ensure_ascii=False, default=str)
+    text = json_text(finite(run.result), indent=2, default=str)
     write_text(folder / "summary.json", text + "\n")
 
 
 def report_comparison(run: Run, folder: Path, done: Compared, samples: Samples) -> None:
     """Writes report.html and report.json of two files; prints the three lines that matter."""
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size
     from quantonnx.report import gather_file_facts, observe_files, write_report
 
     files = done.source, done.quantized
@@ -131,7 +131,7 @@ def _observed(run: Run, calibrated: QuantizedModel, samples: Samples) -> Statist
     from quantonnx.report import observe
 
     with run.stage("histograms", "histograms") as stage:
-        found = observe(calibrated, samples, limit=MOST_SAMPLES, progress=stage.report)
+        found = observe(calibrated, samples, limit=MOST_SAMPLES, threads=run.threads, progress=stage.report)
         stage.detail = f"{len(found.tensors)} activations, {found.samples} samples"
     return found
 
@@ -140,13 +140,20 @@ def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidenc
     from quantonnx.evidence import collect_evidence
 
     with run.stage("layers", "layers") as stage:
-        found = collect_evidence(calibrated, samples, blame=BLAMED, limit=MOST_SAMPLES, progress=stage.report)
+        found = collect_evidence(
+            calibrated,
+            samples,
+            blame=BLAMED,
+            limit=MOST_SAMPLES,
+            threads=run.threads,
+            progress=stage.report,
+        )
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
     return found
 
 
 def _facts(done: Reported, evidence: Evidence | None, statistics: Statistics | None) -> Facts:
-    from quantonnx.inspecting import file_size
+    from quantonnx.model_files import file_size
     from quantonnx.preparation import Feeding
     from quantonnx.report import gather_facts, recipe_changes
 

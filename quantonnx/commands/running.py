@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import platform
 import resource
@@ -11,16 +10,21 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from quantonnx.errors import OutputError, QuantonnxError
+from quantonnx.printable import json_text, printable
 from quantonnx.version import version_of
+
+if TYPE_CHECKING:
+    from quantonnx.observing import Observer
 
 CHECK_FAILED = 1
 FAILED = 2
@@ -62,7 +66,14 @@ class Stage:
 
 
 class Run:
-    """One run of a command: where its lines go, how long its stages took, and its result."""
+    """One run of a command: where its lines go, how long its stages took, and its result.
+
+    `threads` are those of the models that it runs, None for as many as there are cores; `observer` runs the samples of
+    a calibration, None for one pass here.
+    """
+
+    threads: int | None = None
+    observer: Observer | None = None
 
     def __init__(self, name: str, common: CommonOptions) -> None:
         self.common = common
@@ -82,18 +93,20 @@ class Run:
         self._json = None if self._json_to_stdout else common.json
         self._out = _console(sys.stderr if self._json_to_stdout else sys.stdout, quiet=common.quiet)
         self._err = _console(sys.stderr, quiet=common.quiet)
+        self._opened = ExitStack()
 
     def execute(self, function: Callable[..., int | None], options: dict[str, Any]) -> int:
         """Runs the command and returns its exit code; what it raises becomes one line on standard error."""
         error = None
         try:
             self._refuse_overwriting(options)
-            code = function(self, **options) or 0
+            with self._opened:
+                code = function(self, **options) or 0
         except KeyboardInterrupt:
             code, error = INTERRUPTED, "interrupted"
         except Exception as raised:
             if self.common.traceback:
-                traceback.print_exc()
+                sys.stderr.write(printable(traceback.format_exc()))
             code, error = FAILED, one_line(raised)
         if error:
             complain(error)
@@ -117,23 +130,32 @@ class Run:
                 )
         self._json = destination
 
+    def using(self, context: AbstractContextManager[Any]) -> None:
+        """Enters a context that holds until the command ends."""
+        self._opened.enter_context(context)
+
     def show(self, *renderables: RenderableType) -> None:
         """Prints text or tables for people."""
         for renderable in renderables:
-            self._out.print(renderable)
+            self._out.print(Text(printable(renderable)) if isinstance(renderable, str) else renderable)
 
     def show_text(self, text: str) -> None:
         """Prints text as it is: no markup, no wrapping."""
-        self._out.print(text, highlight=False, markup=False, soft_wrap=True, end="")
+        self._out.print(printable(text), highlight=False, markup=False, soft_wrap=True, end="")
 
     @property
     def width(self) -> int:
         """The columns that there are for text."""
         return self._out.width
 
+    @property
+    def moving(self) -> Console | None:
+        """The terminal on which things may move; None where lines are wanted, or nothing."""
+        return self._err if self._err.is_terminal and not self.common.quiet else None
+
     def note(self, text: str) -> None:
         """Prints a line about how things go, apart from the result."""
-        self._err.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._err.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Stage]:
@@ -177,7 +199,7 @@ class Run:
         if destination is None and not self._json_to_stdout:
             return 0
         self.result |= {"error": error, "peak_rss_mb": peak_rss_mb(), "versions": versions()}
-        text = json.dumps(finite(self.result), indent=2, ensure_ascii=False, default=str) + "\n"
+        text = json_text(finite(self.result), indent=2, default=str) + "\n"
         if destination is None:
             sys.stdout.write(text)
             return 0
@@ -211,7 +233,7 @@ def _check_json(path: Path) -> None:
 
 def complain(message: str) -> None:
     """Prints the one line of an error."""
-    print(f"quantonnx: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"quantonnx: error: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
 
 
 def one_line(error: BaseException) -> str:
@@ -228,7 +250,7 @@ def one_line(error: BaseException) -> str:
 
 def write_text(path: Path, text: str, *, force: bool = True) -> None:
     """Writes a text file, whole or not at all. Raises OutputError where it exists, unless `force`."""
-    from quantonnx.writing import into_place
+    from quantonnx.placing import into_place
 
     if not path.parent.is_dir():
         raise OutputError(f"the folder {str(path.parent)!r} does not exist", "create it first")

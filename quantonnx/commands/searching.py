@@ -122,10 +122,10 @@ class SearchOptions:
 
     def goal(self) -> Goal | None:
         """Returns the bar; None where there is none."""
-        from quantonnx.search.goals import METRICS, Goal, parse_decibels, parse_drop
-
         if not self.wanted:
             return None
+        from quantonnx.search.goals import METRICS, Goal, parse_decibels, parse_drop
+
         own = None if self.metric is None or self.metric in METRICS else load_metric(self.metric)
         drop = None if self.max_drop is None else parse_drop(self.max_drop, share=own is None)
         sqnr = None if self.min_sqnr is None else parse_decibels(self.min_sqnr)
@@ -216,11 +216,11 @@ class Acting:
 
     def choose(self) -> QuantizedModel:
         """Returns the model placed as configured, or as --auto finds best."""
+        if not self.options.auto:
+            return self.placed
         from quantonnx.quantized import insert_qdq
         from quantonnx.search.choosing import choose_config
 
-        if not self.options.auto:
-            return self.placed
         with self.run.stage("choose", "choose method and recipe") as stage:
             self.choice = choose_config(
                 self.placed,

@@ -8,10 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from quantonnx.decisions import Decision
+from quantonnx.printable import printable
 from quantonnx.quantized import QuantizedModel
 from quantonnx.speed import Speed
 from quantonnx.summary import grouped, left_in_float, pattern_counts, site_format, told_by_algorithms
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 _SHOWN_NAMES = 3
 
@@ -24,7 +25,7 @@ def table(title: str, *columns: str, rows: Iterable[Iterable[object]], numbers: 
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
+        made.add_row(*(escape(printable(str(cell))) for cell in row))
     return made
 
 

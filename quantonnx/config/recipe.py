@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from quantonnx.config.rules import Names
 from quantonnx.config.strict import Strict
@@ -67,8 +67,8 @@ class GptqConfig(LayerChoice):
     `damp_percent` of the mean of H's diagonal is added to the diagonal. With `desc_act`, inputs are rounded in the
     order of falling E[x²], else as they stand. With `static_groups`, the scales of groups are those of the float
     weight, else each is found when its group is reached. With `true_sequential`, the inputs of a layer are those that
-    the layers before give once they are rounded; with `asymmetric`, it then aims at the outputs of the float network.
-    With `search_scales`, scales may clip a few weights.
+    the layers before give once they are rounded; with `asymmetric`, it then aims at the outputs of the float network,
+    as far as samples bear that out. With `search_scales`, scales may clip a few weights.
     """
 
     damp_percent: float = Field(default=0.01, ge=0, le=1)
@@ -92,7 +92,8 @@ class AdaRoundConfig(LayerChoice):
     `iterations` of Adam with `learning_rate`, of which the share `warm_start` goes without regularization;
     `regularization` is λ, for errors in units of a step of the weight and of the mean square of the inputs. For
     `descent`, `sweeps` is how often every weight is looked at, at most. `damp_percent` is that of GPTQ. With
-    `asymmetric`, a layer aims at the outputs of the float network; with `search_scales`, scales may clip a few weights.
+    `asymmetric`, a layer aims at the outputs of the float network, as far as samples bear that out; with
+    `search_scales`, scales may clip a few weights.
     """
 
     search: Search = Search.DESCENT
@@ -186,7 +187,20 @@ def _spelled_out(value: Any) -> Any:
         return {value: {}}
     if isinstance(value, dict):
         return {name: {} if settings is None else settings for name, settings in value.items()}
-    return value
+    raise ValueError("expected a step such as `equalize`, or `smooth_quant: {alpha: 0.5}`")
 
 
-Recipe = tuple[Annotated[RecipeStep, BeforeValidator(_spelled_out, json_schema_input_type=str | RecipeStep)], ...]
+def _codes_chosen_once(steps: tuple[RecipeStep, ...]) -> tuple[RecipeStep, ...]:
+    """Refuses a step that would undo all that one before it did: codes of every layer, chosen anew."""
+    rounding = {"gptq", "adaround"}
+    for place, step in enumerate(steps):
+        kind = rounding if step.name in rounding else {step.name}
+        before = next((other.name for other in steps[:place] if other.name in kind), None)
+        if step.chooses_codes and before is not None and not step.settings.layers:
+            twice = f"{step.name} stands twice" if before == step.name else f"{before} and {step.name} choose all codes"
+            raise ValueError(f"{twice}: take one away, or give the second one its `layers`")
+    return steps
+
+
+_Step = Annotated[RecipeStep, BeforeValidator(_spelled_out, json_schema_input_type=str | RecipeStep)]
+Recipe = Annotated[tuple[_Step, ...], AfterValidator(_codes_chosen_once)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.loading import weight_bytes
 from quantonnx.calibration.samples import Feed, Samples, input_specs, open_samples
 from quantonnx.calibration.sources import shared_rows
@@ -20,8 +21,6 @@ from quantonnx.evidence.ranking import MOST_SAMPLES, affordable, ranked, suspect
 from quantonnx.evidence.running import totals
 from quantonnx.model import Model
 from quantonnx.quantized import QuantizedModel
-
-Progress = Callable[[int, int | None], None]
 
 LARGEST_AT_ONCE = 600_000_000
 """Bytes of weights up to which all is measured in one pass: beside the float weights stand the quantized ones."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from quantonnx.bodies import open_bodies
+from quantonnx.calibration.feeds import Progress
 from quantonnx.config import QuantConfig
 from quantonnx.errors import ModelError, TargetError
 from quantonnx.evidence.collecting import measure
@@ -23,10 +24,9 @@ from quantonnx.provenance import provenance
 from quantonnx.quantized import QuantizedModel, insert_qdq
 from quantonnx.recalibration import float_view
 from quantonnx.rewriting import transform
-from quantonnx.target import Target, get_target
+from quantonnx.target import Target, get_target, named_target
 
 Source = str | Path | bytes | Model
-Progress = Callable[[int, int | None], None]
 
 _SCALING = frozenset({"awq", "smooth_quant"})
 """Steps of a recipe that scale inner values by what samples show, so that they cannot be done again here."""
@@ -73,11 +73,10 @@ def subject_of_files(
     notes = []
     if told.get("model_sha256", exact.digest) != exact.digest:
         notes.append("the quantized model was made from another float file than the given one")
-    chosen = target or told.get("target")
-    if chosen is None:
+    if target is None and "target" not in told:
         return Subject(exact, quantized, ()), notes
     config = config_of(told)
-    fused = transform(exact, target=_known(chosen))
+    fused = transform(exact, target=get_target(target) if target is not None else _told_target(told["target"]))
     placed = insert_qdq(fused.model, fused.matches, config)
     model, placement = _equalized(placed)
     if any(step.name == "scale_inputs" for step in steps_of(config, placed.matches.target)):
@@ -109,6 +108,10 @@ def _check_groups(subject: Subject) -> None:
         return
     pairs = find_pairs(subject.quantized)
     if not pairs.activations and not pairs.constants:
+        bodies = (body.model for body in open_bodies(subject.quantized) if body.model is not None)
+        if any(part.activations or part.constants for part in map(find_pairs, bodies)):
+            found = "all pairs of the second model are in bodies of control flow, which are not compared by layers"
+            raise ModelError(found, "compare without --layers")
         raise ModelError("the second model has no Q/DQ pair", "nothing is quantized, so no layer differs")
     raise ModelError(
         "no operator that is quantized in the one model is in the other",
@@ -116,11 +119,11 @@ def _check_groups(subject: Subject) -> None:
     )
 
 
-def _known(target: str | Path | Target) -> Target:
+def _told_target(name: str) -> Target:
     try:
-        return get_target(target)
+        return named_target(name)
     except TargetError as error:
-        raise TargetError(f"the file was made for {str(target)!r}: {error.message}", "give --target FILE.py") from error
+        raise TargetError(f"the file was made for {name!r}: {error.message}", "give --target FILE.py") from error
 
 
 def config_of(told: dict[str, str]) -> QuantConfig:

@@ -12,12 +12,12 @@ import numpy as np
 import onnxruntime as ort
 
 from quantonnx.calibration.concurrency import MOST_AT_ONCE, cores, in_order
+from quantonnx.calibration.feeds import Progress, length_of
 from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
 from quantonnx.calibration.sources import shared_rows
 from quantonnx.errors import DataError
 from quantonnx.model import Model
 
-Progress = Callable[[int, int | None], None]
 Feed = Mapping[str, Any]
 
 _ADD: dict[str, Callable[[float, float], float]] = {"sum": operator.add, "min": min, "max": max}
@@ -43,7 +43,7 @@ def totals(
         per_sample = max(cores(threads) // at_once, 1)
         session = load_session(source, per_sample, bounded=large, pairs_as_written=True)
     found: dict[str, float] = {}
-    seen, total = 0, _length(samples)
+    seen, total = 0, length_of(samples)
     for values, rows in in_order(lambda task: _run(session, outputs, *task), enumerate(samples), at_once):
         seen += rows
         for (name, kind), value in zip(outputs.items(), values, strict=True):
@@ -61,10 +61,3 @@ def _run(session: ort.InferenceSession, outputs: Mapping[str, str], index: int, 
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise DataError(f"ONNX Runtime cannot run sample {index}: {first_line(error)}") from error
     return [float(value) if np.size(value) else math.nan for value in values], shared_rows(feed)
-
-
-def _length(samples: Iterable[Feed]) -> int | None:
-    try:
-        return len(samples)  # type: ignore[arg-type]  # not every stream knows
-    except TypeError:
-        return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 from quantonnx.config import QuantConfig
 from quantonnx.errors import ModelError
 from quantonnx.explaining import nodes, tensors
-from quantonnx.explaining.bodies import find_in_bodies
+from quantonnx.explaining.bodies import find_in_closed, views
 from quantonnx.explaining.findings import Attempt, Explanation, Verdict
 from quantonnx.explaining.view import View
 from quantonnx.model import Model
@@ -36,29 +38,41 @@ class Explainer:
         self.quantized: QuantizedModel = insert_qdq(fused.model, fused.matches, config)
 
     def node(self, name: str) -> Explanation:
-        """Explains a node. Raises ModelError for a name that the model does not have."""
-        if name in self._view.nodes:
-            return nodes.explain(self._view, self._view.nodes[name])
-        found = find_in_bodies(self.original, name, tensors=False)
+        """Explains a node, of a body too. Raises ModelError for a name that the model does not have."""
+        view = self._view_of(name, lambda view: view.nodes)
+        if view is not None:
+            return nodes.explain(view, view.nodes[name])
+        found = find_in_closed(self.original, name, tensors=False)
         if found is None:
-            hint = "it is a tensor: use --tensor" if name in self._view.tensors else near(name, self._view.nodes)
-            raise ModelError(f"the model has no node {name!r}", hint)
+            known = [known for view in self._views for known in view.nodes]
+            tensor = self._view_of(name, lambda view: view.tensors)
+            raise ModelError(
+                f"the model has no node {name!r}", "it is a tensor: use --tensor" if tensor else near(name, known)
+            )
         return found
 
     def tensor(self, name: str) -> Explanation:
-        """Explains a tensor. Raises ModelError for a name that the model does not have."""
-        if name in self._view.tensors:
-            return tensors.explain(self._view, self._view.tensors[name])
-        found = find_in_bodies(self.original, name, nodes=False)
+        """Explains a tensor, of a body too. Raises ModelError for a name that the model does not have."""
+        standing = (view for view in self._views if any(site.tensor == name for site in view.sites))
+        view = next(standing, None) or self._view_of(name, lambda view: view.tensors)
+        if view is not None:
+            return tensors.explain(view, view.tensors[name])
+        found = find_in_closed(self.original, name, nodes=False)
         if found is None:
-            hint = "it is a node: use --node" if name in self._view.nodes else near(name, self._view.tensors)
-            raise ModelError(f"the model has no tensor {name!r}", hint)
+            known = [known for view in self._views for known in view.tensors]
+            node = self._view_of(name, lambda view: view.nodes)
+            raise ModelError(
+                f"the model has no tensor {name!r}", "it is a node: use --node" if node else near(name, known)
+            )
         return found
 
     def find(self, name: str) -> Explanation:
         """Explains a node or a tensor, whichever is called that."""
-        return self.node(name) if name in self._view.nodes else self.tensor(name)
+        return self.node(name) if self._view_of(name, lambda view: view.nodes) else self.tensor(name)
 
     @cached_property
-    def _view(self) -> View:
-        return View(self.original, self.quantized, self.plan)
+    def _views(self) -> list[View]:
+        return list(views(self.original, self.quantized, self.plan))
+
+    def _view_of(self, name: str, known: Callable[[View], Mapping[str, Any]]) -> View | None:
+        return next((view for view in self._views if name in known(view)), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from quantonnx.bodies import open_bodies
+from quantonnx.insertion import integer_operators
 from quantonnx.linting import numbers, placement, structure, weights
 from quantonnx.linting.findings import ORDER, Finding, Severity
 from quantonnx.linting.profiles import Profile
@@ -51,6 +53,16 @@ def lint(source: Source, target: str | Path | Target) -> list[Finding]:
     Raises ModelError for a file that cannot be read, TargetError for an unknown target.
     """
     model = source if isinstance(source, Model) else Model.read(source)  # nothing here changes it
-    view = View(model, Profile(get_target(target)))
-    found = list(dict.fromkeys(finding for rule in RULES for finding in rule(view)))
+    profile = Profile(get_target(target))
+    views = [View(part, profile) for part in _quantized(model)] or [View(model, profile)]
+    found = list(dict.fromkeys(finding for view in views for rule in RULES for finding in rule(view)))
     return sorted(found, key=lambda finding: ORDER.index(finding.severity))
+
+
+def _quantized(model: Model) -> Iterator[Model]:
+    """The graph and the bodies in it, each where there are pairs in it."""
+    if integer_operators(model):
+        yield model
+    for body in open_bodies(model):
+        if body.model is not None:
+            yield from _quantized(body.model)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from quantonnx.formats import TensorFormat
 from quantonnx.pattern import Role
-from quantonnx.target import BiasKind, FormatRequest, Target
+from quantonnx.target import FormatRequest, Target
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,3 @@ class Profile:
     def integer_bits(self) -> int:
         """The bits of the codes that its integer kernels take."""
         return self.target.activation.n_bits
-
-    @property
-    def wants_int32_bias(self) -> bool:
-        """True where the bias should have the product of the other scales."""
-        return self.target.bias is BiasKind.INT32

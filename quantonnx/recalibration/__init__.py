@@ -24,6 +24,7 @@ from quantonnx.editing import Rewriter
 from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters
 from quantonnx.inspecting import MOVING, constant_of
+from quantonnx.memory import memory_limit_of
 from quantonnx.model import Model
 from quantonnx.provenance import describe_recalibration
 from quantonnx.recalibration.numbers import Numbers, readable
@@ -59,9 +60,10 @@ def recalibrate(
     statistics: Statistics | None = None,
     threads: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    memory_limit: int | str | None = None,
 ) -> Recalibrated:
     """Returns the model with new scales and zero points on its activation pairs, calibrated on `samples`, or from
-    `statistics` that `watch_pairs` collected before.
+    `statistics` that `watch_pairs` collected before; `memory_limit` is that of `calibrate`.
 
     A signed pair with zero point 0 stays symmetric. Pairs with equal numbers on both sides of an operator that keeps
     the range (MaxPool, Concat, Reshape…) keep equal numbers. Raises ModelError where there is no pair to calibrate,
@@ -74,7 +76,15 @@ def recalibrate(
         raise ModelError("no Q/DQ pair on an activation can be calibrated", reason)
     view = float_view(model)
     if statistics is None:
-        statistics = _collected(view, samples, "", histogram=chosen.needs_histogram, threads=threads, progress=progress)
+        statistics = _collected(
+            view,
+            samples,
+            "",
+            histogram=chosen.needs_histogram,
+            threads=threads,
+            progress=progress,
+            memory_limit=memory_limit,
+        )
     known = statistics.require(model.digest, view.watched.values())
     seen = {tensor: known[value] for tensor, value in view.watched.items()}
     writer = _Writer(model)
@@ -93,10 +103,13 @@ def watch_pairs(
     name: str = "",
     threads: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    memory_limit: int | str | None = None,
 ) -> Statistics:
     """Returns statistics of every pair that `recalibrate` can give new numbers, by whatever method; `name` is what the
     data is called."""
-    return _collected(float_view(Model.read(source)), samples, name, threads=threads, progress=progress)
+    return _collected(
+        float_view(Model.read(source)), samples, name, threads=threads, progress=progress, memory_limit=memory_limit
+    )
 
 
 def _collected(
@@ -107,9 +120,11 @@ def _collected(
     histogram: bool = True,
     threads: int | None,
     progress: Callable[[int, int | None], None] | None,
+    memory_limit: int | str | None,
 ) -> Statistics:
     watched = list(dict.fromkeys(view.watched.values()))
-    with Collector(view.model, watched, histogram=histogram, threads=threads) as collector:
+    allowed = memory_limit_of(memory_limit)
+    with Collector(view.model, watched, histogram=histogram, threads=threads, memory_limit=allowed) as collector:
         collector.run_all(samples, progress)
         return collector.collected(name)
 

@@ -16,7 +16,7 @@ from quantonnx.report.environment import Environment
 from quantonnx.report.histograms import Histogram
 from quantonnx.speed import Speed
 from quantonnx.summary import metrics
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 VERSION = 1
 """The version of the layout of report.json."""

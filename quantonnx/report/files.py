@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import Progress
 from quantonnx.drawing import draw
 from quantonnx.errors import TargetError
 from quantonnx.evidence import Evidence, SiteEvidence
@@ -15,12 +16,12 @@ from quantonnx.provenance import facts as provenance_facts
 from quantonnx.provenance import provenance
 from quantonnx.report.environment import environment
 from quantonnx.report.facts import Facts, SiteFacts, StepFacts
-from quantonnx.report.gathering import Progress, observe_tensors
+from quantonnx.report.gathering import observe_tensors
 from quantonnx.report.histograms import beyond, histogram_of
 from quantonnx.report.recipe import configured_steps
 from quantonnx.speed import Speed
-from quantonnx.target import get_target
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
+from quantonnx.target import named_target
 
 _CONSTANTS = ("weight", "bias")
 
@@ -76,7 +77,7 @@ def gather_file_facts(
 def _recipe(told: dict[str, str]) -> Iterator[StepFacts]:
     """The steps that the file says it was made with; none where it says nothing, or its target is not known here."""
     try:
-        target = get_target(told.get("target", ""))
+        target = named_target(told.get("target", ""))
     except TargetError:
         return
     yield from configured_steps(config_of(told), target, told.get("method", ""))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
@@ -29,9 +30,7 @@ from quantonnx.report.recipe import step_facts
 from quantonnx.sites import Site
 from quantonnx.speed import Speed
 from quantonnx.summary import deciding_rule, ranging_text, site_format
-from quantonnx.verification import Comparison
-
-Progress = Callable[[int, int | None], None]
+from quantonnx.tallying import Comparison
 
 
 def observe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantonnx.evidence import advice
 from quantonnx.report.facts import Facts
-from quantonnx.verification import Comparison
+from quantonnx.tallying import Comparison
 
 
 def highlights(facts: Facts) -> tuple[str, str, str]:

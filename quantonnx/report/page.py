@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
+from quantonnx.printable import json_text
+
 _REQUIRED = ("plotly", "jinja2")
 _PARTS = files("quantonnx.report") / "page_parts"
 _SCRIPTS = ("elements.js", "tables.js", "plots.js", "graph.js", "sections.js")
-_UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&"}
 
 
 def requirements_missing() -> list[str]:
@@ -46,7 +47,7 @@ def page(content: Mapping[str, Any], picture: str) -> str:
 
 def json_in_html(content: Any) -> str:
     """Returns JSON that can stand in a script element: nothing in it ends the element, whatever names hold."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json_text(content, allow_nan=False, separators=(",", ":"))
     return "".join(_UNSAFE.get(character, character) for character in text)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from quantonnx.errors import OutputError
+from quantonnx.placing import into_place
+from quantonnx.printable import json_text
 from quantonnx.report.facts import Facts
 from quantonnx.report.highlights import highlights
 from quantonnx.report.page import page, requirements_missing
-from quantonnx.writing import into_place
 
 PAGE, DATA = "report.html", "report.json"
 
@@ -30,7 +30,7 @@ def write_report(folder: str | os.PathLike[str], facts: Facts) -> Path:
         raise OutputError(f"cannot make the folder {str(target)!r}: {error.strerror}", "name another one") from error
     html, data = target / PAGE, target / DATA
     with into_place(data, html, force=True, sources=frozenset()) as (data_part, html_part):
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json_text(content, allow_nan=False, separators=(",", ":"))
         data_part.write_text(text + "\n", encoding="utf-8", errors="replace")
         html_part.write_text(page(content, facts.picture), encoding="utf-8", errors="replace")
     return html

@@ -32,13 +32,17 @@ _AMX_NOTE = "the processor claims AMX and traps on it, as some virtual machines 
 
 @dataclass(frozen=True)
 class Request:
-    """What to compile and time: the model, the float model beside it, and what to feed: shape and dtype by name."""
+    """What to compile and time: the model, the float model beside it, and what to feed: shape and dtype by name.
+
+    `extensions` are libraries of custom operators for ONNX Runtime.
+    """
 
     model: str
     float_model: str | None
     inputs: Mapping[str, tuple[list[int], str]]
     seconds: float
     threads: int
+    extensions: tuple[str, ...] = ()
 
     def feed(self) -> dict[str, np.ndarray[Any, Any]]:
         """Returns normal numbers for float inputs, 0 and 1 for others: any embedding has these rows."""

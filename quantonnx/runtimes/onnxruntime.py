@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime as ort
 
+from quantonnx.calibration.extensions import register
 from quantonnx.inspecting import MOVING
 from quantonnx.runtimes.child import Compiled, Request
 from quantonnx.runtimes.report import Layer
@@ -39,19 +40,19 @@ _COPYING = MOVING | {"Concat", "Pad", "Resize"}
 
 def compile_here(request: Request) -> Compiled:
     """Loads, optimizes and times a model; what ONNX Runtime raises goes up."""
-    layers = tuple(optimized_layers(request.model))
+    layers = tuple(optimized_layers(request.model, request.extensions))
     run = _runner(request.model, request)
     exact = _runner(request.float_model, request) if request.float_model else None
     return Compiled(str(ort.__version__), layers, measure(run, exact, request.seconds))
 
 
-def optimized_layers(path: str) -> list[Layer]:
+def optimized_layers(path: str, extensions: tuple[str, ...] = ()) -> list[Layer]:
     """Returns the operators that ONNX Runtime runs in place of those in the file.
 
     Taken before it rearranges memory for the processor at hand, which renames tensors and changes no kernel's numbers.
     """
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
-        options = _options(1)
+        options = _options(1, extensions)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
@@ -83,16 +84,16 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
     return layers
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, extensions: Sequence[str]) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads
+    register(options, tuple(extensions))
     return options
 
 
 def _runner(path: str, request: Request) -> Callable[[], Any]:
-    session = ort.InferenceSession(
-        path, _options(request.threads), providers=["CPUExecutionProvider"], enable_fallback=0
-    )
+    options = _options(request.threads, request.extensions)
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     feed = request.feed()
     return lambda: session.run(None, feed)

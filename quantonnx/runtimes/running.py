@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from quantonnx.calibration.extensions import wanted_extensions
 from quantonnx.calibration.feeds import input_specs
 from quantonnx.errors import ModelError, TargetError
 from quantonnx.inspecting import find_pairs
@@ -91,7 +92,8 @@ def _request(
         if spec.name not in shapes:
             raise ModelError(f"the input {spec.name!r} has no shape, so nothing can be fed to it", "give its sizes")
         inputs[spec.name] = (shape, spec.dtype.name)
-    return Request(str(path.absolute()), str(Path(exact).absolute()) if exact else None, inputs, seconds, threads)
+    beside = str(Path(exact).absolute()) if exact else None
+    return Request(str(path.absolute()), beside, inputs, seconds, threads, wanted_extensions())
 
 
 def _without_pairs(model: Model, stack: ExitStack) -> Path | None:

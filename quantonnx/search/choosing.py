@@ -14,6 +14,7 @@ from typing import Any
 
 from quantonnx.algorithms.equalization import equalize
 from quantonnx.algorithms.norm_readers import NormReaders, norm_readers
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig
 from quantonnx.errors import ConfigError, QuantonnxError
@@ -21,7 +22,7 @@ from quantonnx.quantized import QuantizedModel
 from quantonnx.search.emitting import Settings, settings_of, to_yaml
 from quantonnx.search.goals import Feed, Goal
 from quantonnx.search.measuring import Evaluation
-from quantonnx.search.trials import Progress, Quantizing
+from quantonnx.search.trials import Quantizing
 from quantonnx.verification import Source, batch_of
 
 MARGIN = 0.3

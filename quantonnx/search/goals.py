@@ -20,6 +20,7 @@ Metric = Callable[[Runner, Iterable[Feed]], float]
 
 METRICS = ("accuracy", "agreement", "sqnr")
 _ROUNDING = 1e-9
+_LARGEST_BARE = 0.1  # of a share: whoever writes 0.5 more often means half a point than half of all samples
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,15 @@ class Goal:
 
 
 def parse_drop(text: str, *, share: bool = True) -> float:
-    """Returns the number written as `0.5%` or `0.005`. ConfigError for another text, and where a `share` above 1 was
+    """Returns the number written as `0.5%` or `0.005`. ConfigError for another text, and where a `share` above 0.1 was
     probably meant as a percentage."""
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE]-?[0-9]+)?)\s*(%?)\s*", text)
     if found is None:
         raise ConfigError(f"--max-drop is {text!r}", "expected a percentage such as 0.5%, or a share such as 0.005")
     value = float(found[1]) / (100 if found[2] else 1)
-    if share and value > 1:
-        raise ConfigError(f"--max-drop is {text!r}, more than all", f"did you mean {text.strip()}%?")
+    if share and not found[2] and value > _LARGEST_BARE:
+        points = f"{100 * value:g} points"
+        raise ConfigError(f"--max-drop is {text!r}, which is {points}", f"say {text.strip()}%, or {100 * value:g}%")
     return value
 
 

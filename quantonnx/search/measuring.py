@@ -14,7 +14,8 @@ from quantonnx.calibration.concurrency import MOST_AT_ONCE, cores, in_order
 from quantonnx.errors import ConfigError, DataError
 from quantonnx.model import Model
 from quantonnx.search.goals import Feed, Goal, Runner, Score
-from quantonnx.verification import Comparison, Source, Tally, batch_of, open_to_compare, run_sample
+from quantonnx.tallying import Comparison, Tally
+from quantonnx.verification import Source, batch_of, open_to_compare, run_sample
 
 if TYPE_CHECKING:
     import onnxruntime as ort

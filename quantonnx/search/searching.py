@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.config import QuantConfig
 from quantonnx.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ from quantonnx.search.candidates import Candidate, raised, ranked
 from quantonnx.search.emitting import Change, changed, to_yaml
 from quantonnx.search.goals import Array, Goal, Score
 from quantonnx.search.measuring import Evaluation
-from quantonnx.search.trials import Progress, Quantizing, Trial, Trials, remaining
+from quantonnx.search.trials import Quantizing, Trial, Trials, remaining
 from quantonnx.target import Patterns, Target
 
 BUDGET = 24

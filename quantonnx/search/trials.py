@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -10,6 +10,7 @@ from typing import Any
 
 from quantonnx.calibrating import calibrate
 from quantonnx.calibration.collected import Statistics
+from quantonnx.calibration.feeds import Progress
 from quantonnx.calibration.loading import weight_bytes
 from quantonnx.calibration.methods import RangeMethod
 from quantonnx.config import QuantConfig
@@ -23,8 +24,6 @@ from quantonnx.search.goals import Score
 from quantonnx.search.measuring import Evaluation
 from quantonnx.shapes import infer_shapes, multiply_accumulates
 from quantonnx.surveying import survey
-
-Progress = Callable[[int, int | None], None]
 
 _LARGEST_COMPARED = 1_000_000_000
 """Bytes of weights up to which a model that was measured already is known again."""

@@ -1,0 +1,52 @@
+"""Settings of a batch as the options of `quantize`: what a batch does is what `quantize` does, model by model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quantonnx.commands.options import NumberOptions, SampleOptions, TargetOptions
+
+
+class GivenOptions:
+    """The options of `quantize` as they follow from the settings of a model in a batch."""
+
+    def __init__(self, model: str, settings: Mapping[str, Any]) -> None:
+        said = {name: value for name, value in settings.items() if value is not None}
+        self.model = Path(model)
+        self.patterns = _path(said.get("patterns"))
+        self.evaluation = _path(said.get("eval_data"))
+        self.external_data = bool(said.get("external_data", False))
+        images = {name: _text(value) for name, value in (said.get("images") or {}).items()}
+        self.samples = SampleOptions(
+            _path(said.get("data")), said.get("random_data"), said.get("samples"), said.get("batch_size", 1), **images
+        )
+        names = ("preset", "method", "exclude", "keep_slow")
+        self.numbers = NumberOptions(_config(said), **{name: said[name] for name in names if name in said})
+
+    def target(self, name: str) -> TargetOptions:
+        """Returns the options of a target."""
+        return TargetOptions(name, self.patterns)
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _text(value: Any) -> Any:
+    """Settings of images as the command line writes them."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(f"{item:g}" for item in value)
+    return f"{value:g}" if isinstance(value, float) and value.is_integer() else value
+
+
+def _config(said: dict[str, Any]) -> Path | None:
+    config = said.get("config")
+    if not isinstance(config, dict):
+        return _path(config)
+    path = Path(tempfile.mkdtemp(prefix="quantonnx-")) / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path

@@ -1,0 +1,46 @@
+"""The worker process of a split calibration: runs a range of the samples and writes what it saw of them.
+
+`python -m quantonnx.commands.batch_part` reads a part as one line of JSON from standard input; what goes wrong is one
+line on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import chain, islice
+from pathlib import Path
+
+from quantonnx.batch.splitting import Part
+from quantonnx.commands.batch_options import GivenOptions
+from quantonnx.commands.running import FAILED, complain, one_line
+
+MODULE = "quantonnx.commands.batch_part"
+
+
+def main() -> int:
+    """Does one part and returns the exit code."""
+    try:
+        _observe(Part.from_json(sys.stdin.readline()))
+    except Exception as error:  # the batch is told why, whatever it is
+        complain(one_line(error))
+        return FAILED
+    return 0
+
+
+def _observe(part: Part) -> None:
+    from quantonnx.model import Model
+    from quantonnx.observing import collector_of
+    from quantonnx.preparation import Feeding
+
+    model = Model.read(part.model)
+    samples = GivenOptions(part.model, part.settings).samples.open(model)
+    stream = iter(samples)
+    first = next(stream)
+    with collector_of(part.watch(model), Feeding(threads=part.threads)) as collector:
+        collector.open_for(first, part.begun)
+        collector.run_all(islice(chain([first], stream), part.start, part.stop))
+        collector.collected().save(Path(part.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
