@@ -7,6 +7,7 @@ opened a session here before, whose threads a fork does not have.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import pkgutil
@@ -95,6 +96,7 @@ def warm() -> None:
             importlib.import_module(module.name)
     cli: Any = importlib.import_module("quantonnx.cli")
     cli.app = typer.main.get_command(cli.app)
+    gc.freeze()  # what forks share stays shared
 
 
 def _work(

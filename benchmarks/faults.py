@@ -326,10 +326,11 @@ def main() -> int:
     warm()
     command, variants = (options.command, [()]) if options.command else (COMMAND, MORE)
     counts: Counter[tuple[str, bool]] = Counter()
-    for index, (name, wrong) in enumerate(stress(options.count, options.faults, command, variants, options.seed)):
-        counts[name, bool(wrong)] += 1
-        for line in wrong:
-            print(f"{name} {index}: {line}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # and what there is so far is told
+        for index, (name, wrong) in enumerate(stress(options.count, options.faults, command, variants, options.seed)):
+            counts[name, bool(wrong)] += 1
+            for line in wrong:
+                print(f"{name} {index}: {line}", flush=True)
     for (name, wrong), number in sorted(counts.items()):
         print(f"{name:10} {'VIOLATED' if wrong else 'fine':9} {number:4}")
     return 1 if any(wrong for _, wrong in counts) else 0

@@ -12,6 +12,7 @@ folders given. Prints counts and every failure; exits with 1 where there is one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -140,6 +141,14 @@ def sweep(subjects: Iterable[Subject], target: str, seconds: float, counts: Coun
         shutil.rmtree(out)
 
 
+def everything(options: argparse.Namespace, target: str, counts: Counter[tuple[str, ...]]) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in options.kinds:
+            yield from sweep(stored(kind, Path(folder), options.every), target, options.seconds, counts)
+    for place in options.files:
+        yield from sweep(found(place), target, options.seconds, counts)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
@@ -150,13 +159,9 @@ def main() -> int:
     options = parser.parse_args()
     warm()
     counts: Counter[tuple[str, ...]] = Counter()
-    for target in options.targets:
-        with tempfile.TemporaryDirectory() as folder:
-            for kind in options.kinds:
-                for line in sweep(stored(kind, Path(folder), options.every), target, options.seconds, counts):
-                    print(line, flush=True)
-        for place in options.files:
-            for line in sweep(found(place), target, options.seconds, counts):
+    with contextlib.suppress(KeyboardInterrupt):  # and what there is so far is told
+        for target in options.targets:
+            for line in everything(options, target, counts):
                 print(line, flush=True)
     for (kind, target, command, outcome), count in sorted(counts.items()):
         print(f"{kind:18} {target:12} {command:10} {outcome:14} {count:5}")

@@ -15,9 +15,9 @@ from typing import Any
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from quantonnx.attribute_kinds import refuse_other_kinds
 from quantonnx.errors import ModelError
 from quantonnx.reading import ExternalData, copy_fields
+from quantonnx.schema_checks import refuse_unlike_schema
 from quantonnx.weights import StoredValues, to_numpy_dtype
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -125,7 +125,7 @@ class _Importer:
 
     def _node(self, proto: NodeProto, name: str, outputs: list[gs.Tensor]) -> gs.Node:
         if proto.domain in STANDARD_DOMAINS:
-            refuse_other_kinds(proto, name, self._opset)
+            refuse_unlike_schema(proto, name, self._opset)
         inputs = [self._read(read, name) for read in proto.input]
         attrs = {attr.name: self._attribute(attr) for attr in proto.attribute}
         if rest := _node_extras(proto):

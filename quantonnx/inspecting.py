@@ -199,6 +199,8 @@ def constant_of(value: gs.Tensor) -> gs.Constant | None:
         return value
     if len(value.inputs) != 1 or value.inputs[0].op != "Constant":
         return None
+    if len(value.inputs[0].attrs) != 1:
+        return None
     ((attribute, held),) = value.inputs[0].attrs.items()
     if isinstance(held, gs.Constant):
         return held

@@ -52,19 +52,20 @@ def compare(
     they run one after the other, and in parts where they do not fit. Raises DataError where there are no samples, or
     where the models or labels do not belong together.
     """
-    feeds = open_samples(samples, input_specs(Model.read(float_source)), limit=limit)
-    total, labels = length_of(feeds), feeds.labels if labels is None else labels
+    exact = Model.read(float_source)
+    stream = open_samples(samples, input_specs(exact), limit=limit)
+    labels, total = stream.labels if labels is None else labels, length_of(stream)
     allowed = memory_limit_of(memory_limit)
     if allowed is not None:
-        models = Model.read(float_source), Model.read(quantized_source)
-        return _compare_apart(models, feeds, labels, threads, lambda done: progress and progress(done, total), allowed)
+        models = exact, Model.read(quantized_source)
+        return _compare_apart(models, stream, labels, threads, lambda done: progress and progress(done, total), allowed)
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
     sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
     inputs = [{value.name for value in session.get_inputs()} for session in sessions]
     pairs = _pairs_of_outputs(inputs, [[value.name for value in session.get_outputs()] for session in sessions])
     tally = Tally([name for name, _ in pairs], labels)
     with ThreadPoolExecutor(1) as beside:
-        for feed in feeds:
+        for feed in stream:
             waiting = beside.submit(run_sample, sessions[0], [name for name, _ in pairs], feed, tally.samples)
             rough = run_sample(sessions[1], [name for _, name in pairs], feed, tally.samples)
             tally.add(waiting.result(), rough, batch_of(feed))

@@ -24,7 +24,7 @@ ORDER = [
     "memory",
     "model_files",
     "placing",
-    "attribute_kinds",
+    "schema_checks",
     "printable",
     "collecting",
     "rounding",

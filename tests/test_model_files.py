@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper, parser
 
-from quantonnx import exporting
+from quantonnx import exporting, scanning
 from quantonnx.errors import ModelError, OutputError
 from quantonnx.model import Model, constant, deferred
+from quantonnx.weights import ExternalValues
 
 CHAIN = """<ir_version: 10, opset_import: ["" : 17]>
 g (float[N, 4] x) => (float[N, 4] y)
@@ -73,7 +74,7 @@ class TestExternalData:
             import numpy as np
             from onnx import TensorProto, parser
             from quantonnx.model import Model, deferred
-            text = '<ir_version: 10, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
+            text = '<ir_version: 10, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Sum(x) }'
             model = Model.read(parser.parse_model(text))
             for i in range(20):
                 values = deferred(f'w{i}', (1 << 21,), TensorProto.FLOAT, lambda: np.zeros(1 << 21, np.float32))
@@ -278,3 +279,52 @@ class TestSaving:
         with pytest.raises(OutputError, match=message) as caught:
             Model.read(chain()).save(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+class TestLargeFiles:
+    """Files that hold their weights inside are read as if the weights were outside, from a size on."""
+
+    @pytest.fixture
+    def inside(self, tmp_path, monkeypatch) -> Path:
+        monkeypatch.setattr(scanning, "LARGE_FILE", 1)
+        proto = chain()
+        weight = np.arange(1600, dtype=np.float32).reshape(40, 40)
+        numbers = TensorProto(name="n", dims=[1600], data_type=TensorProto.FLOAT, float_data=weight.reshape(-1))
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+        proto.graph.initializer.append(numbers)
+        proto.graph.node.add(op_type="Identity", input=["n"], output=["z"])
+        proto.graph.output.add(name="z")
+        proto.graph.doc_string = "kept"
+        path = tmp_path / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        return path
+
+    def test_weights_stay_on_disk(self, inside):
+        model = Model.read(inside)
+        values = {name: model.find(name)._values for name in "wn"}
+        assert [isinstance(each, ExternalValues) for each in values.values()] == [True, False]
+        assert model.array(model.find("w"))[1, 0] == model.array(model.find("n"))[40] == 40
+
+    def test_nothing_else_differs(self, inside):
+        scanned, parsed = Model.read(inside), Model.read(inside.read_bytes())
+        assert scanned.to_bytes() == parsed.to_bytes()
+        assert scanned.digest == parsed.digest == hashlib.sha256(inside.read_bytes()).hexdigest()
+
+    def test_the_file_is_not_overwritten_while_it_is_needed(self, inside):
+        with pytest.raises(OutputError, match="holds the weights of the input model"):
+            Model.read(inside).save(inside, force=True)
+
+    @pytest.mark.parametrize("cut", [3, 100, 6000, 12_500])
+    def test_damage_is_told_as_of_small_files(self, inside, cut):
+        damaged = inside.with_name("damaged.onnx")
+        damaged.write_bytes(inside.read_bytes()[:cut])
+        with pytest.raises(ModelError, match=r"truncated or damaged|is not an ONNX model"):
+            Model.read(damaged)
+
+    def test_lengths_beyond_the_file_are_refused(self, inside):
+        data = bytearray(inside.read_bytes())
+        place = data.index(b"\x4a\x80\x32")  # raw_data of 6400 bytes
+        data[place + 2] = 0x7F
+        inside.write_bytes(data)
+        with pytest.raises(ModelError):
+            Model.read(inside).to_bytes()

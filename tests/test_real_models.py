@@ -17,8 +17,9 @@ import onnx
 import pytest
 
 import quantonnx as qx
-from quantonnx import demo
+from quantonnx import demo, memory
 from quantonnx.calibration.loading import open_session
+from quantonnx.calibration.staging import StageModels
 from quantonnx.evidence import collect_evidence, release
 from quantonnx.quantized import QuantizedModel
 
@@ -178,3 +179,19 @@ def test_the_demo_loads_at_every_level_of_optimization(target: str) -> None:
         open_session(proto, threads=1, optimize=optimize).run(None, feed)[0] for optimize in (False, True)
     )
     assert np.abs(exact - optimized).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+@pytest.mark.parametrize(("network", "limit"), [("mobilenet_v2", "45MB"), ("resnet50", "120MB")])
+def test_a_model_in_parts_gives_the_same_bytes(network: str, limit: str, method: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(memory, "resident", lambda: 0)
+    path, samples = available(network), noise(4)
+    config = qx.QuantConfig(activation={"calibration_method": method})
+    options = {"target": "tensorrt", "config": config, "threads": 1}
+    opened: list[Any] = []
+    original = StageModels.open
+    monkeypatch.setattr(StageModels, "open", lambda *given: opened.append(given) or original(*given))
+    whole, parts = (qx.quantize(path, samples, **options, memory_limit=allowed) for allowed in (None, limit))
+    assert len(opened) > 1
+    assert parts.to_model().to_bytes() == whole.to_model().to_bytes()

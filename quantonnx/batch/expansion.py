@@ -123,6 +123,8 @@ def _beside(settings: EntrySettings, folder: Path) -> EntrySettings:
         for name in ("data", "eval_data", "config", "patterns")
         if isinstance(value := getattr(settings, name), str)
     }
+    if settings.ort_extension is not None:
+        changed["ort_extension"] = tuple(_joined(folder, each) for each in settings.ort_extension)
     targets = settings.targets
     if targets is not None:
         changed["targets"] = tuple(_joined(folder, each) if each.endswith(".py") else each for each in targets)

@@ -36,11 +36,13 @@ class Keys:
         """Returns the SHA-256 of all that an entry is made from. Raises OSError for what cannot be read."""
         settings = job.settings.model_dump(mode="json", exclude=set(_WITHOUT), exclude_none=True)
         files = {name: self._digest(settings[name]) for name in _FILES if isinstance(settings.get(name), str)}
+        libraries = [self._digest(path) for path in settings.pop("ort_extension", ())]
         target = self._digest(entry.target) if entry.target.endswith(".py") else entry.target
         content = {
             "model": self._model(job.model),
             "settings": settings | files,
             "target": target,
+            "libraries": libraries,
             "report": report,
             "versions": {name: version_of(name) for name in _PACKAGES},
         }

@@ -12,32 +12,19 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from quantonnx.config import load_settings
 from quantonnx.config.strict import Strict
 from quantonnx.errors import ConfigError
+from quantonnx.memory import memory_limit_of
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
-
-
-def parse_bytes(value: Any) -> int:
-    """Returns a number of bytes: 2000000, "4GB" or "512MiB". Raises ValueError."""
-    number, unit = _quantity(value)
-    unit = unit.removesuffix("b")
-    if unit not in _UNITS or number <= 0:
-        raise ValueError("expected bytes, such as 4GB or 512MiB")
-    return int(number * _UNITS[unit])
+_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_seconds(value: Any) -> float:
     """Returns a number of seconds: 90, "90s", "10min" or "2h". Raises ValueError."""
-    number, unit = _quantity(value)
+    found = None if isinstance(value, bool) else _DURATION.fullmatch(str(value))
+    number, unit = (float(found[1]), found[2].lower()) if found else (0.0, "")
     if unit not in _SECONDS or number <= 0:
         raise ValueError("expected a time, such as 90s, 10min or 2h")
     return number * _SECONDS[unit]
-
-
-def _quantity(value: Any) -> tuple[float, str]:
-    found = None if isinstance(value, bool) else _QUANTITY.fullmatch(str(value))
-    return (float(found[1]), found[2].lower()) if found else (0.0, "?")
 
 
 def _listed(value: Any) -> Any:
@@ -45,7 +32,7 @@ def _listed(value: Any) -> Any:
 
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Bytes = Annotated[int, BeforeValidator(memory_limit_of)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Numbers = float | str | tuple[float, ...]
 
@@ -85,6 +72,7 @@ class EntrySettings(Strict):
     keep_slow: bool | None = None
     patterns: str | None = None
     external_data: bool | None = None
+    ort_extension: Listed | None = None
     memory_limit: Bytes | None = None
     timeout: Seconds | None = None
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from quantonnx.batch.protocol import Order, Outcome, Progress, State, Task, Tell
 from quantonnx.batch.watching import end_family, ending, resident_bytes
+from quantonnx.printable import printable
 
 _EVERY = 0.05
 """Seconds between two looks at a worker."""
@@ -153,8 +154,7 @@ class _Watch:
 
     def _tell_end(self, outcome: Outcome) -> None:
         peak = round(self.seen.peak / 1e6, 1)
-        reason = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in outcome.reason)
-        self.told(replace(outcome, reason=reason, result={**outcome.result, "peak_rss_mb": peak}))
+        self.told(replace(outcome, reason=printable(outcome.reason), result={**outcome.result, "peak_rss_mb": peak}))
 
     def _close(self, reason: str) -> None:
         """Where the worker ended before its work did, the entry that it was at has failed."""

@@ -14,6 +14,7 @@ from math import prod
 import onnx
 
 from quantonnx.calibration.cutting import ancestors, cut, of_constants, reads_of
+from quantonnx.calibration.loading import LARGEST_IN_MEMORY
 from quantonnx.calibration.staging import StageModels, Stages
 from quantonnx.calibration.taps import inferred_shapes
 from quantonnx.memory import FLOAT_BYTES, require, room
@@ -51,13 +52,14 @@ def parts_of(watched: Watched, limit: int) -> Stages | None:
     nodes = ancestors(models.proto.graph.node, {*shown, *outputs})
     names = {node.name for node in watched.model.graph.nodes}
     own, added = ([node for node in nodes if (node.name in names) is known] for known in (True, False))
-    cutter, space = _Cutter(models, own, shown, watched.shapes), room(limit)
-    if cutter.cost(0, len(own)) <= space:
+    cutter = _Cutter(models, own, shown, watched.shapes)
+    if cutter.whole <= room(limit):
         return None
     starts = list(cutter.starts(limit))
     wanted = {*shown, *outputs, *(name for node in added for name in node.input)}
     free = [alone and wanted.isdisjoint(node.output) for node, alone in zip(own, cutter.alone, strict=True)]
     places = _places(own, added, free, starts)
+    models.blocked = cutter.blocked - set(models.inputs)
     stages = cut([*own, *added], places, models.inputs, shown=shown, kept=outputs)
     return Stages(models, [stage for stage in stages if stage.nodes or stage.dropped])
 
@@ -65,8 +67,7 @@ def parts_of(watched: Watched, limit: int) -> Stages | None:
 def in_one_piece(model: Model) -> int:
     """Returns about how many bytes a model takes that runs as a whole, activations of unknown size left out."""
     models = StageModels(model)
-    nodes = list(models.proto.graph.node)
-    return _Cutter(models, nodes, set(), {}).cost(0, len(nodes))
+    return _Cutter(models, list(models.proto.graph.node), set(), {}).whole
 
 
 def _places(
@@ -103,14 +104,16 @@ class _Cutter:
         self.sizes = inferred_sizes(models.proto, shapes)
         self.alone = list(of_constants(nodes, models.constants))
         self.reads = _weights_of(nodes, self.alone, self.weights)
+        self.blocked = _blocked(nodes)
         self.crossing = self._crossings(models.inputs)
 
-    def cost(self, start: int, end: int) -> int:
-        """Returns about how many bytes a model of the nodes from `start` up to `end` takes while it runs."""
-        cost = _Cost(self)
-        for index in range(start, end):
+    @property
+    def whole(self) -> int:
+        """About how many bytes the model takes while it runs in one piece, and while it is handed over."""
+        cost, weights = _Cost(self), sum(self.weights.values())
+        for index in range(len(self.nodes)):
             cost.add(index)
-        return cost.total
+        return cost.total + (COPIES * weights if weights <= LARGEST_IN_MEMORY else 0)
 
     def starts(self, limit: int) -> Iterator[int]:
         """Yields where each part starts."""
@@ -158,16 +161,23 @@ class _Cutter:
     def _bound_until(self) -> dict[str, int]:
         """Up to which place a value is bound to what reads it: ONNX Runtime computes both together, or in the blocked
         layout of convolutions, and other sums come out in the last bit where they are joined."""
-        blocked, products, until = set[str](), set[str](), {}
+        products, until = set[str](), {}
         for index, node in enumerate(self.nodes):
-            alike = node.op_type == "Conv" or (node.op_type not in _PLAIN and not blocked.isdisjoint(node.input))
             for name in reads_of(node):
                 joined = node.op_type == "QuantizeLinear" or name in products
-                if joined or (name in blocked and node.op_type != "Conv"):
+                if joined or (name in self.blocked and node.op_type != "Conv"):
                     until[name] = index + 1
-            blocked.update(node.output if alike else ())
             products.update(name for name in node.output if self.reads[index] and name not in self.shown)
         return until
+
+
+def _blocked(nodes: Sequence[onnx.NodeProto]) -> frozenset[str]:
+    """The values that may be in the blocked layout of convolutions: what these give, and what follows from it."""
+    found = set[str]()
+    for node in nodes:
+        if node.op_type == "Conv" or (node.op_type not in _PLAIN and not found.isdisjoint(node.input)):
+            found.update(node.output)
+    return frozenset(found)
 
 
 class _Cost:

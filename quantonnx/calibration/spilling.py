@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantonnx.errors import ModelError
+from quantonnx.errors import ModelError, OutputError
 
 Array = NDArray[Any]
+
+
+@contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Makes one line of what goes wrong while something is put by in a temporary folder: an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or "it is full"
+        raise OutputError(
+            f"what waits on disk does not fit into {str(folder.parent)!r}: {reason}", "let TMPDIR name a larger disk"
+        ) from error
 
 
 class Spill:
@@ -30,7 +43,8 @@ class Spill:
                 found = "tensor of strings" if isinstance(value, np.ndarray) else type(value).__name__
                 raise ModelError(f"the value {name!r} is a {found}, expected a tensor of numbers where it is kept")
             self._kinds[sample, name] = value.dtype, value.shape
-            np.ascontiguousarray(value).tofile(self._path(sample, name))
+            with on_disk(self._folder):
+                np.ascontiguousarray(value).tofile(self._path(sample, name))
 
     def load(self, sample: int, name: str) -> Array:
         """Returns a value that was kept."""

@@ -6,7 +6,7 @@ Neither is the whole network in memory, nor are the activations of all samples.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from quantonnx.calibration.cutting import Stage, reads_of
 from quantonnx.calibration.loading import first_line, load_session
-from quantonnx.calibration.spilling import Spill
+from quantonnx.calibration.spilling import Spill, on_disk
 from quantonnx.errors import DataError, ModelError
 from quantonnx.exporting import Document
 from quantonnx.model import Model
@@ -36,7 +36,8 @@ _OLDEST_IR = 4  # from here on initializers need not be inputs too
 class StageModels:
     """A model whose stages become sessions: its graph without the data of weights, and where these are.
 
-    `change` may add nodes and outputs to the graph before it is cut.
+    `change` may add nodes and outputs to the graph before it is cut. `blocked` are values that the whole model has in
+    the blocked layout of convolutions: stages get them into it again.
     """
 
     def __init__(self, model: Model, change: Callable[[onnx.ModelProto], None] = lambda proto: None) -> None:
@@ -45,6 +46,7 @@ class StageModels:
         change(self._light)
         self._small = {item.name: item for item in self._light.graph.initializer if item.name not in self.large}
         self._types = {info.name: info.type for info in self._light.graph.input}
+        self.blocked: frozenset[str] = frozenset()
         self.inputs = tuple(value.name for value in model.graph.inputs if isinstance(value, gs.Variable))
 
     @property
@@ -68,7 +70,8 @@ class StageModels:
         there are any, and `changed` other values of constants."""
         with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
             path = Path(folder) / "stage.onnx"
-            self._write(stage, path, examples, changed)
+            with on_disk(path):
+                self._write(stage, path, examples, changed)
             session = load(path)
         self._types |= {given.name: _type_of(given) for given in session.get_outputs()}
         return session
@@ -77,6 +80,7 @@ class StageModels:
         names = {name for node in stage.nodes for name in reads_of(node)} & self.constants
         graph = onnx.GraphProto(name="stage", node=stage.nodes)
         graph.input.extend(self._input(name, examples.get(name)) for name in stage.reads)
+        _block(graph, self.blocked)
         graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys((*stage.gives, *stage.shows)))
         graph.initializer.extend(self._small[name] for name in sorted(names - self.large.keys() - changed.keys()))
         written = [
@@ -186,6 +190,25 @@ def _declare(graph: onnx.GraphProto, large: Mapping[str, gs.Constant]) -> None:
     for name, item in large.items():
         kind = to_onnx_dtype(item.dtype)
         graph.initializer.add(name=name, dims=item.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+
+
+def _block(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Puts a pooling of single values behind inputs that are images: ONNX Runtime then reads them in blocks."""
+    images = {info.name: f"{info.name}/blocked" for info in graph.input if info.name in names and _is_image(info)}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = images.get(name, name)
+    nodes = [
+        helper.make_node("MaxPool", [name], [blocked], name=blocked, kernel_shape=[1, 1])
+        for name, blocked in images.items()
+    ]
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+
+
+def _is_image(info: ValueInfoProto) -> bool:
+    kind = info.type.tensor_type
+    return bool(kind.elem_type == TensorProto.FLOAT and len(kind.shape.dim) == 4)
 
 
 def _type_of(value: ort.NodeArg) -> TypeProto:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quantonnx.commands.libraries import LibraryOptions
 from quantonnx.commands.options import NumberOptions, SampleOptions, TargetOptions
 
 
@@ -19,6 +20,7 @@ class GivenOptions:
         self.model = Path(model)
         self.patterns = _path(said.get("patterns"))
         self.evaluation = _path(said.get("eval_data"))
+        self.libraries = LibraryOptions([Path(each) for each in said.get("ort_extension", ())] or None)
         self.external_data = bool(said.get("external_data", False))
         images = {name: _text(value) for name, value in (said.get("images") or {}).items()}
         self.samples = SampleOptions(

@@ -32,11 +32,10 @@ def _observe(part: Part) -> None:
     from quantonnx.observing import collector_of
     from quantonnx.preparation import Feeding
 
-    model = Model.read(part.model)
-    samples = GivenOptions(part.model, part.settings).samples.open(model)
-    stream = iter(samples)
+    model, given = Model.read(part.model), GivenOptions(part.model, part.settings)
+    stream = iter(given.samples.open(model))
     first = next(stream)
-    with collector_of(part.watch(model), Feeding(threads=part.threads)) as collector:
+    with given.libraries.registered(), collector_of(part.watch(model), Feeding(threads=part.threads)) as collector:
         collector.open_for(first, part.begun)
         collector.run_all(islice(chain([first], stream), part.start, part.stop))
         collector.collected().save(Path(part.out))

@@ -103,7 +103,7 @@ def _carry_out(task: Task, order: Order, settings: GivenOptions, observer: Obser
     ended: dict[str, Any] = {"state": State.DONE.value}
     send({"stage": "start"})
     try:
-        _quantize(run, order, settings)
+        _quantize(run, order, settings, task.memory_limit)
         ended |= {"result": _facts(run), "digest": _written(Path(order.out))}
     except Exception as error:  # whatever it is, it is the end of this entry alone
         kind = type(error).__name__ if isinstance(error, QuantonnxError) else ""
@@ -111,7 +111,7 @@ def _carry_out(task: Task, order: Order, settings: GivenOptions, observer: Obser
     send({**ended, "seconds": round(time.monotonic() - started, 3)})
 
 
-def _quantize(run: Run, order: Order, settings: GivenOptions) -> None:
+def _quantize(run: Run, order: Order, settings: GivenOptions, memory_limit: int | None) -> None:
     from quantonnx.commands.quantizing import quantize
     from quantonnx.commands.remembering import StatisticsOptions
     from quantonnx.commands.searching import SearchOptions
@@ -129,6 +129,8 @@ def _quantize(run: Run, order: Order, settings: GivenOptions) -> None:
         SearchOptions(),
         eval_data=settings.evaluation,
         speed=False,
+        memory_limit=None if memory_limit is None else str(memory_limit),
+        libraries=settings.libraries,
         report=Path(order.report) if order.report else None,
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantonnx.commands.libraries import LibraryOptions
 from quantonnx.commands.options import NumberOptions, SampleOptions
 from quantonnx.commands.running import CHECK_FAILED, Run
 from quantonnx.errors import ConfigError
@@ -100,13 +101,16 @@ def batch(
     samples: SampleOptions,
     numbers: NumberOptions,
     spread: SpreadOptions,
+    libraries: LibraryOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
 ) -> int:
     """Quantize many models for several targets; run it again to go on where it was ended."""
     from quantonnx.batch.expansion import expand
 
     place = _plain(out)
-    jobs = expand(source, _given(work, samples, numbers, spread), place)
+    given = _given(work, samples, numbers, spread)
+    given.ort_extension = tuple(map(str, libraries.ort_extension)) if libraries.ort_extension else None
+    jobs = expand(source, given, place)
     _check(jobs)
     options = _options(place, work, spread)
     _check_split(jobs, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,19 @@ def load(run: Run, path: Path, memory_limit: int | None = None, *, foreign: bool
             for file in files_of(path):
                 file.unlink()
             raise
+
+
+def tell_parts(run: Run, model: Model, memory_limit: int | None) -> None:
+    """Says that a model is going to run in parts, and what it would take not to."""
+    from quantonnx.calibration.parts import in_one_piece
+    from quantonnx.memory import in_words, room
+
+    needed = 0 if memory_limit is None else in_one_piece(model)
+    if memory_limit is not None and needed > room(memory_limit):
+        run.note(
+            f"the model takes about {in_words(needed)} of memory in one piece: within {in_words(memory_limit)} it runs "
+            f"in parts, and activations wait in {tempfile.gettempdir()!r}"
+        )
 
 
 def fit_together(run: Run, exact: Path, rough: Path, memory_limit: int) -> bool:

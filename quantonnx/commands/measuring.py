@@ -10,7 +10,7 @@ import typer
 
 from quantonnx.commands.layers import LayerOptions, show_layers
 from quantonnx.commands.libraries import NO_LIBRARIES, LibraryOptions
-from quantonnx.commands.loading import MemoryOption, fit_together, load
+from quantonnx.commands.loading import MemoryOption, fit_together, load, tell_parts
 from quantonnx.commands.options import OutOptions, SampleOptions, checked_method
 from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.reporting import Compared, report_comparison
@@ -102,6 +102,7 @@ def calibrate(
         pairs = find_pairs(read)
         stage.detail = f"{model.name}, {len(pairs.activations)} activation pairs"
     samples = () if remembered.statistics else source.open(read)
+    tell_parts(run, read, None if remembered.statistics else allowed)
     with run.stage("calibrate", "calibrate") as stage:
         collect = partial(watch_pairs, read, samples, name=source.name, progress=stage.report, memory_limit=allowed)
         statistics = remembered.gather(collect, output)

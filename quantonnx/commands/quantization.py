@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantonnx.commands.loading import fit_together, load, read_float
+from quantonnx.commands.loading import fit_together, load, read_float, tell_parts
 from quantonnx.commands.options import OutOptions, SampleOptions, TargetOptions
 from quantonnx.commands.remembering import StatisticsOptions
 from quantonnx.commands.running import Run
@@ -118,6 +118,8 @@ class Quantization:
         from quantonnx.calibrating import calibrate
         from quantonnx.observing import observe
 
+        if statistics is None and self.source.given:
+            tell_parts(self.run, placed.model, self.memory_limit)
         with self.run.stage("calibrate", "calibrate") as stage:
             seen = 0
 

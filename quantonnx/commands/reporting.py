@@ -141,12 +141,7 @@ def _evidence(run: Run, calibrated: QuantizedModel, samples: Samples) -> Evidenc
 
     with run.stage("layers", "layers") as stage:
         found = collect_evidence(
-            calibrated,
-            samples,
-            blame=BLAMED,
-            limit=MOST_SAMPLES,
-            threads=run.threads,
-            progress=stage.report,
+            calibrated, samples, blame=BLAMED, limit=MOST_SAMPLES, threads=run.threads, progress=stage.report
         )
         stage.detail = f"{len(found.groups)} groups, {len(found.sites)} pairs and weights, {found.samples} samples"
     return found
