@@ -47,7 +47,7 @@ class Ending:
     @property
     def problem(self) -> str:
         """What is wrong with it in a word, nothing where it did its work or refused it in one line."""
-        if self.signal == signal.SIGALRM:
+        if self.signal in (signal.SIGALRM, signal.SIGPROF):
             return "hang"
         if self.signal:
             return f"ended by {signal.Signals(self.signal).name}"

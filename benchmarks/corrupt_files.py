@@ -1,8 +1,8 @@
 """Damaged files through every reader: valid ones with bits flipped, ends cut, parts spliced, lengths absurd.
 
-Each is read, or refused with one of quantonnx's own errors in one line; no crash, no hang beyond 10 seconds, and no
-more than 1 GB of address space beyond the file. Models go through `inspect`, `plan`, `transform` and the writer. Prints
-counts and every failure with the seed that makes it again; exits with 1 where there is one.
+Each is read, or refused with one of quantonnx's own errors in one line; no crash, no more than 10 seconds of the
+processor, and no more than 1 GB of address space beyond the file. Models go through `inspect`, `plan`, `transform` and
+the writer. Prints counts and every failure with the seed that makes it again; exits with 1 where there is one.
 
     python benchmarks/corrupt_files.py                       # 10,000 files: some minutes
     python benchmarks/corrupt_files.py --count 500 --kinds npz png
@@ -31,6 +31,9 @@ from quantonnx.errors import QuantonnxError
 
 COUNT = 10_000
 SECONDS = 10.0
+SLEEPING = 6
+"""So many times that by the clock: other programs may have the processor."""
+
 MEMORY = 1 << 30
 CHUNK = 40
 RECORD = "record.jsonl"
@@ -143,7 +146,8 @@ def read_all(tasks: Sequence[tuple[Specimen, int]], folder: Path) -> int:
     """Reads files one after the other, in this process; each gets the whole time."""
     with (folder / RECORD).open("a") as record:
         for specimen, seed in tasks:
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, SLEEPING * SECONDS)
             with tempfile.TemporaryDirectory(dir=folder) as own:
                 record.write(json.dumps(read(specimen, seed, Path(own))) + "\n")
             record.flush()
@@ -157,7 +161,7 @@ def findings(tasks: Sequence[tuple[Specimen, int]]) -> Iterator[Finding]:
         chunk = waiting[:CHUNK]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            ending = apart(lambda: read_all(chunk, folder), seconds=SECONDS, memory=MEMORY)  # noqa: B023  # at once
+            ending = apart(lambda: read_all(chunk, folder), seconds=SLEEPING * SECONDS, memory=MEMORY)  # noqa: B023  # at once
             lines = (folder / RECORD).read_text().splitlines() if (folder / RECORD).is_file() else []
         for (specimen, seed), line in zip(chunk, lines, strict=False):
             outcome, reason = json.loads(line)

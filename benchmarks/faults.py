@@ -87,6 +87,7 @@ class Running:
             os.dup2(self._output.fileno(), 1)
             os.dup2(self._output.fileno(), 2)
             sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", errors="replace") for number in (1, 2))
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
             function()
         except SystemExit as ended:

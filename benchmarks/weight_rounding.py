@@ -31,7 +31,7 @@ RECIPES: dict[str, list[str | dict[str, object]]] = {
     "corrected": [],
     "gptq": ["gptq"],
     "gptq-scales": [{"gptq": {"search_scales": True}}],
-    "gptq-asymmetric": [{"gptq": {"asymmetric": True}}],
+    "gptq-layerwise": [{"gptq": {"asymmetric": False}}],
     "adaround": ["adaround"],
     "adaround-gradient": [{"adaround": {"search": "gradient"}}],
     "awq": ["awq"],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantonnx.calibration.collected import DataSource
+from quantonnx.calibration.methods import Method, RangeMethod
 from quantonnx.config import QuantConfig
 from quantonnx.formats import Rounding
 from quantonnx.sites import Site
@@ -35,6 +36,7 @@ def describe(
     config: QuantConfig | None = None,
     sites: Iterable[Site] = (),
     data: Sequence[DataSource] = (),
+    automatic: RangeMethod | None = None,
 ) -> dict[str, str]:
     """Returns the metadata of a file that was made from a float model, whose digest is `model`.
 
@@ -51,7 +53,7 @@ def describe(
         "config": said,
         "config_sha256": None if said is None else hashlib.sha256(said.encode()).hexdigest(),
         "data": described_data(data),
-        "method": ", ".join(methods(sites)),
+        "method": ", ".join(methods(sites, automatic)),
         "seed": ", ".join(seeds(sites)),
     }
     return {f"{PREFIX}{name}": value for name, value in found.items() if value}
@@ -101,9 +103,13 @@ def described_data(data: Sequence[DataSource]) -> str:
     return canonical([{"samples": source.samples, "sha256": source.digest} for source in data]) if data else ""
 
 
-def methods(sites: Iterable[Site]) -> list[str]:
-    """Returns the calibration methods of activations that samples gave a range, in alphabetical order."""
-    return sorted({str(site.ranging.method) for site in sites if site.on_activation and site.ranging.needs_samples})
+def methods(sites: Iterable[Site], automatic: RangeMethod | None = None) -> list[str]:
+    """Returns the calibration methods of activations that samples gave a range, in alphabetical order.
+
+    `automatic` is the one that was taken where the method is `auto`.
+    """
+    found = {site.ranging.method for site in sites if site.on_activation and site.ranging.needs_samples}
+    return sorted({str(automatic if automatic and each.kind is Method.AUTO else each) for each in found})
 
 
 def seeds(sites: Iterable[Site]) -> list[str]:

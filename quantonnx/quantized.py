@@ -107,6 +107,7 @@ class QuantizedModel:
             config=self.config,
             sites=self.sites,
             data=self.data,
+            automatic=self.method,
         )
         return model
 

@@ -48,6 +48,8 @@ def _rules(op: str, opset: int) -> _Rules | None:
         schema: Any = onnx.defs.get_schema(op, opset, "")
     except Exception:  # an operator, or a version, that onnx does not know
         return None
+    if schema.deprecated:
+        return None
     kinds = {name: int(attribute.type) for name, attribute in schema.attributes.items()}
     inputs, outputs = range(schema.min_input, schema.max_input + 1), range(schema.min_output, schema.max_output + 1)
     return _Rules(kinds, inputs, outputs)

@@ -668,7 +668,7 @@ PAIR = "c = QuantizeLinear({q}) y = DequantizeLinear(c, s, z)"
         ("int8 s = {1}, int8 z = {0}", "a, s, z", "'a': its scale is int8 of the shape"),
         ("float s = {1}, int8[3] z = {0, 0, 0}", "a, s, z", "'a': its zero point is int8 of the shape"),
         ("float[2,2] s = {1, 1, 1, 1}, int8 z = {0}", "a, s, z", "'a': its scale has 2 axes"),
-        ("float s = {1}, int32 z = {0}", "a", "'a': its scale is computed in the graph"),
+        ("float s = {1}, int32 z = {0}", "a", "has 1 inputs, expected 2 to 3"),
     ],
 )
 def test_numbers_of_a_model_that_make_no_sense(constants: str, quantize: str, says: str) -> None:

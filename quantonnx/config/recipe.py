@@ -76,7 +76,7 @@ class GptqConfig(LayerChoice):
     static_groups: bool = False
     true_sequential: bool = True
     search_scales: bool = False
-    asymmetric: bool = False
+    asymmetric: bool = True
 
 
 class Search(Enum):
