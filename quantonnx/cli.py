@@ -92,7 +92,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The `quantonnx` program."""
+    """The `quantonnx` program; ONNX Runtime reports nothing of it, unless ORT_DISABLE_TELEMETRY=0 is set."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = run(sys.argv[1:])

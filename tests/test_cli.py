@@ -515,3 +515,11 @@ def test_a_closed_pipe_is_no_error(model: Path) -> None:
 
 def test_nothing_is_finite_but_numbers() -> None:
     assert running.finite({"a": [float("inf"), 1.0, (float("nan"),)]}) == {"a": [None, 1.0, [None]]}
+
+
+def test_the_program_reports_to_nobody(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    program = [sys.executable, "-m", "quantonnx.cli", "demo", "-q", "-o", str(tmp_path / "out.onnx")]
+    subprocess.run(program, check=True, env=environment | places)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
