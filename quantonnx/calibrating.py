@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.feeds import ForwardLoop, Progress
 from quantonnx.calibration.keeping import Feed, Replayed
 from quantonnx.calibration.methods import RangeMethod
+from quantonnx.calibration.parts import in_one_piece
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.decisions import Decider, Decision
@@ -129,6 +130,7 @@ def _with_bodies(done: QuantizedModel, placed: QuantizedModel, feeding: Feeding)
         try:
             feeds = None
             if body.needs_samples:
+                require(in_one_piece(placed.model), feeding.memory_limit, "running the model around it")
                 feeds = body_samples(placed.model, name, body.model, feeding.samples, feeding.threads)
             bodies[name] = calibrate(body, feeds, threads=feeding.threads, memory_limit=feeding.memory_limit)
         except QuantonnxError as error:
@@ -161,7 +163,7 @@ def _calibrated(
     needed = [site.source for site in quantized.activation_sites if site.ranging.needs_samples]
     tensors = statistics.require(quantized.model.digest, needed)
     means = statistics.channel_means() if quantized.config.bias_correction else {}
-    by_method = cache(partial(with_statistics, quantized, tensors, means, constants={}))
+    by_method = partial(with_statistics, quantized, tensors, means, constants={})
     if not feeds:
         return replace(by_method(FALLBACK), data=statistics.data)
     choice = choose_method(

@@ -14,6 +14,7 @@ FLOAT_BYTES = 4
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_ABSURD = 1e18
 _SHARE_LEFT_ALONE = 0.05
 """Of a limit: what is remembered of tensors, and memory that was freed and not given back, take it."""
 
@@ -26,10 +27,10 @@ def memory_limit_of(told: int | str | None) -> int | None:
     if told is None or (isinstance(told, int) and not isinstance(told, bool) and told > 0):
         return told
     found = _SIZE.fullmatch(told.strip()) if isinstance(told, str) else None
-    size = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()]) if found else 0
-    if not size:
+    size = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2].lower()] if found else 0.0
+    if not 1 <= size < _ABSURD:
         raise ConfigError(f"the memory limit is {told!r}", "expected a size such as 4GB, 800MB or 1.5GiB")
-    return size
+    return int(size)
 
 
 def room(limit: int) -> int:

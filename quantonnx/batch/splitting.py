@@ -67,7 +67,7 @@ def run_part(text: str) -> str:
     """Runs one part in a process of its own; returns "" or why it failed."""
     part = Part.from_json(text)
     done = subprocess.run(
-        [sys.executable, "-m", part.module], input=text + "\n", capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", part.module], input=text + "\n", capture_output=True, text=True, check=False
     )
     if done.returncode == 0 and Path(part.out).is_file():
         return ""

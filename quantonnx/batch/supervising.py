@@ -171,7 +171,7 @@ def _start(task: Task, scratch: str, errors: IO[bytes], hold: Sequence[int]) -> 
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", task.module, str(writing)],
+            [sys.executable, "-P", "-m", task.module, str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,

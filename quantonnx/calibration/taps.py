@@ -204,7 +204,7 @@ def inferred_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]])
             light.graph.input.append(onnx.helper.make_tensor_value_info(item.name, kind, list(shape)))
     try:
         inferred = onnx.shape_inference.infer_shapes(light)
-    except onnx.shape_inference.InferenceError:
+    except Exception:  # of a type that does not exist, or whatever else a file may claim: nothing is known
         return ()
     found: Sequence[onnx.ValueInfoProto] = inferred.graph.value_info
     return found

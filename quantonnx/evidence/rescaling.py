@@ -35,7 +35,10 @@ def rescaled(exact: Model, quantized: Model) -> Model:
         layers = [nodes[reader.name] for reader in _readers(node.outputs[0]) if reader.name in nodes]
         if factors is not None and layers and all(is_linear(layer, layers[0].inputs[0]) for layer in layers):
             weights = [Operand(layer.inputs[1], ((layer, 1),), input_axis(layer)) for layer in layers]
-            divide(scaler, weights, 1 / quantized.array(factors))
+            values = quantized.array(factors).astype(np.float32)
+            channels = {weight.constant.shape[weight.axis] for weight in weights}
+            if channels == {values.size} and np.isfinite(values).all() and values.all():
+                divide(scaler, weights, 1 / values)
     theirs = {node.name: node for node in quantized.graph.nodes}
     for norm in norms:
         scale = _scale_of(norm, exact, quantized, theirs)

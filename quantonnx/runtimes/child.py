@@ -78,7 +78,7 @@ def _answer(runtime: str, request: Request, settings: Mapping[str, str]) -> tupl
     """Returns the answer of one child, and the number of the signal that ended it."""
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "quantonnx.runtimes.child", runtime, str(result)]
+        command = [sys.executable, "-P", "-m", "quantonnx.runtimes.child", runtime, str(result)]
         try:
             done = subprocess.run(
                 command,
