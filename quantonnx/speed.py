@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds of one run of each model, medians of interleaved runs, and the median of their ratios."""
+    """Milliseconds of one run of each model, medians of interleaved runs, and the ratio of these."""
 
     float_ms: float
     quantized_ms: float

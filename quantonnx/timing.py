@@ -14,7 +14,7 @@ _FEWEST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Times:
-    """Medians of interleaved runs in milliseconds, and the median of their ratios; None without a float model."""
+    """Medians of interleaved runs in milliseconds, and the ratio of these; None without a float model."""
 
     quantized_ms: float
     float_ms: float | None = None
@@ -32,7 +32,7 @@ def measure(quantized: Callable[[], object], exact: Callable[[], object] | None,
     medians = [1e3 * median(column) for column in zip(*rounds, strict=True)]
     if exact is None:
         return Times(medians[0])
-    return Times(medians[0], medians[1], median(row[0] / row[1] for row in rounds))
+    return Times(medians[0], medians[1], medians[0] / medians[1])
 
 
 def _repeats(run: Callable[[], object]) -> int:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from quantonnx.speed import Speed
     from quantonnx.tallying import Comparison
 
+_CLEARLY_SLOWER = 1.05
+
 
 class Quantization:
     """The stages of one quantization."""
@@ -183,7 +185,7 @@ class Quantization:
             measured = measure_speed(self.path, self.output.out, next(iter(samples)))
             stage.detail = "ONNX Runtime, one thread, in turns"
         self.run.result["speed"] = summary.speed(measured)
-        if measured.ratio > 1:
+        if measured.ratio > _CLEARLY_SLOWER:
             self.run.note(
                 f"slower than float on ONNX Runtime: `quantonnx check {self.output.out} -t onnxruntime --run` shows "
                 "which operators did not become integer kernels"
