@@ -20,7 +20,7 @@ from test_batch import batch, save, save_data, states, summary
 import quantonnx as qx
 from quantonnx.batch.expansion import expand
 from quantonnx.batch.settings import EntrySettings
-from quantonnx.batch.splitting import Part, SplitObserver
+from quantonnx.batch.splitting import Ended, Part, PartError, SplitObserver
 from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
 from quantonnx.model import Model
@@ -91,13 +91,13 @@ def placed(path: Path, target: str) -> qx.QuantizedModel:
     return qx.insert_qdq(fused.model, fused.matches)
 
 
-def run_in_turn(parts: list[Part], samples: Any) -> Iterator[str]:
+def run_in_turn(parts: list[Part], samples: Any) -> Iterator[Ended]:
     """Runs parts as their workers do, in this process and in the opposite order."""
     from quantonnx.commands import batch_part
 
     for part in reversed(parts):
         batch_part._observe(part)
-        yield ""
+        yield Ended()
 
 
 def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Pat
     model = placed(path, "onnxruntime")
     runs: list[int] = []
 
-    def run_parts(parts: list[Part]) -> Iterator[str]:
+    def run_parts(parts: list[Part]) -> Iterator[Ended]:
         runs.append(len(parts))
         return run_in_turn(parts, data)
 
@@ -116,6 +116,23 @@ def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Pat
     split = qx.calibrate(model, samples, observer=observer).to_model().to_bytes()
     assert split == qx.calibrate(model, samples).to_model().to_bytes()
     assert runs == [3]
+
+
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+REFUSING = "import sys; sys.stderr.write('such a model is refused'); sys.exit(3)"
+
+
+@pytest.mark.parametrize(("code", "lasting"), [(KILLED, False), (REFUSING, True)])
+def test_a_part_that_was_killed_may_work_another_time(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, lasting: bool
+) -> None:
+    (tmp_path / "dying_part.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    model, data = placed(local / "models" / "net.onnx", "onnxruntime"), local / "data.npz"
+    observer = SplitObserver("dying_part", 5, lambda fused: open_samples(data, input_specs(fused)), {}, tmp_path)
+    with pytest.raises(qx.CalibrationError, match="a part of the calibration failed from sample 0 on") as caught:
+        qx.calibrate(model, open_samples(data, input_specs(model.model)), observer=observer)
+    assert caught.type is (qx.CalibrationError if lasting else PartError)
 
 
 def test_sums_of_parts_do_not_depend_on_where_they_are_cut() -> None:

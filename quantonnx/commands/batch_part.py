@@ -10,9 +10,10 @@ import sys
 from itertools import chain, islice
 from pathlib import Path
 
-from quantonnx.batch.splitting import Part
+from quantonnx.batch.splitting import REFUSED, Part
 from quantonnx.commands.batch_options import GivenOptions
 from quantonnx.commands.running import FAILED, complain, one_line
+from quantonnx.errors import OutputError, QuantonnxError
 
 MODULE = "quantonnx.commands.batch_part"
 
@@ -23,7 +24,7 @@ def main() -> int:
         _observe(Part.from_json(sys.stdin.readline()))
     except Exception as error:  # the batch is told why, whatever it is
         complain(one_line(error))
-        return FAILED
+        return REFUSED if isinstance(error, QuantonnxError) and not isinstance(error, OutputError) else FAILED
     return 0
 
 
