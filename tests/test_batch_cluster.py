@@ -19,6 +19,7 @@ from test_batch import batch, save, save_data, states, summary
 
 import quantonnx as qx
 from quantonnx.batch.expansion import expand
+from quantonnx.batch.remote import upload
 from quantonnx.batch.settings import EntrySettings
 from quantonnx.batch.splitting import Ended, Part, PartError, SplitObserver
 from quantonnx.calibration.samples import input_specs, open_samples
@@ -236,6 +237,29 @@ def test_models_data_and_results_in_memory(local: Path, home: Path) -> None:
     batch(*given)
     files.get_file("/results/summary.json", str(home / "summary.json"))
     assert states(home) == {"deep_net/openvino": "kept"}
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_journal_that_cannot_be_stored_is_tried_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: int
+) -> None:
+    pytest.importorskip("fsspec")
+    for name in ("one", "two"):
+        (home / f"{name}.onnx").write_text("no model")
+    tried: list[str] = []
+
+    def failing(file: Path, url: str) -> None:
+        tried.append(url)
+        if len(tried) <= failures:
+            raise ConnectionError("no way there")
+        upload(file, url)
+
+    monkeypatch.setattr("quantonnx.batch.running.upload", failing)
+    place = home / "results"
+    batch(home, "-o", f"file://{place}", "-t", "openvino", "--random-data", 2, code=1 if failures == 1 else 2)
+    assert states(place) == {"one/openvino": "failed", "two/openvino": "failed"}
+    assert capsys.readouterr().err.count("no way there") == (1 if failures == 1 else 2)
+    assert (place / ".batch" / "journal.jsonl").is_file() is (failures == 1)
 
 
 def test_a_url_that_is_not_there_costs_one_entry(local: Path, home: Path) -> None:

@@ -239,6 +239,7 @@ def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
             hear=board.hear,
             begin=board.begin,
             finish=lambda items: write_summary(items, options.out, options.storage),
+            note=run.note,
             engine=None if options.scheduler is None else lambda _lock: ClusterEngine(str(options.scheduler)),
         )
 
