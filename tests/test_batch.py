@@ -26,7 +26,9 @@ from quantonnx.batch.journal import FOLDER, Journal, opened, read_records
 from quantonnx.batch.names import distinct_names, safe_name
 from quantonnx.batch.protocol import Outcome, Progress, State
 from quantonnx.batch.settings import EntrySettings, parse_seconds
+from quantonnx.commands.batch_options import GivenOptions
 from quantonnx.errors import ConfigError, OutputError
+from quantonnx.placing import sweep
 
 NETWORK = """
     network (float[N,3,8,8] image) => (float[N,5] scores)
@@ -242,6 +244,23 @@ def test_a_journal_that_cannot_be_written_ends_the_batch(
     assert states(tmp_path / "out") == {"bad/tensorrt": "open"}
 
 
+def test_what_a_killed_batch_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_text("no model")
+    folder = tmp_path / "out" / "bad"
+    folder.mkdir(parents=True)
+    for name in (".x.onnx.7.tmp", ".x.onnx.data.7.part", ".x.onnx.7.old", ".mine.part", "kept.7.tmp"):
+        (folder / name).touch()
+    batch(tmp_path, "-o", tmp_path / "out", "--random-data", 1, "-q", code=1)
+    assert {path.name for path in folder.iterdir()} == {".mine.part", "kept.7.tmp"}
+
+
+def test_only_files_of_the_worker_that_ended_are_removed(tmp_path: Path) -> None:
+    for name in (".x.onnx.7.part", ".x.onnx.77.part"):
+        (tmp_path / name).touch()
+    sweep(tmp_path, 7)
+    assert [path.name for path in tmp_path.iterdir()] == [".x.onnx.77.part"]
+
+
 def outcome(identity: str, **values: Any) -> Outcome:
     return Outcome(identity, State.DONE, **values)
 
@@ -307,6 +326,14 @@ models:
     assert (two.settings.data, two.settings.random_data) == (None, 3)
     assert two.settings.memory_limit == 2_000_000_000
     assert [entry.target for entry in two.entries] == ["onnxruntime"]
+
+
+def test_settings_written_in_the_batch_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    given = GivenOptions("a.onnx", {"config": {"preset": "w8a16", "exclude": ["Conv"]}, "exclude": ["Gemm"]})
+    config = given.numbers.build()
+    assert (config.preset, config.exclude) == ("w8a16", ("Conv", "Gemm"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_toml_and_globs_and_placeholders(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from quantonnx.batch.keys import Keys, output_digest
 from quantonnx.batch.protocol import Event, Order, Outcome, State, Task
 from quantonnx.batch.remote import fetch, joined, remote_digest, upload
 from quantonnx.errors import OutputError
+from quantonnx.placing import sweep
 
 REPORT = ".report"
 
@@ -221,6 +222,4 @@ def _order(item: Item, options: Options) -> Order:
 def _sweep(out: Path, items: Iterable[Item]) -> None:
     """Removes what a batch that was killed left half-written; its workers are gone, or this one had no lock."""
     for name in {item.job.name for item in items}:
-        for path in (out / name).glob(".*"):
-            if path.suffix in (".tmp", ".old") and path.is_file():
-                path.unlink(missing_ok=True)
+        sweep(out / name)
