@@ -157,7 +157,7 @@ def _html_row(found: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)
+    return "" if value is None else escape(form.format(value))
 
 
 def _size(found: Mapping[str, Any]) -> str:
