@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from models import parse
 from test_batch import batch, save, save_data, states, summary
+from test_memory_limit import BLOCKS, LIMITS, ROWS
 
 import quantonnx as qx
 from quantonnx.batch.expansion import expand
@@ -23,6 +24,7 @@ from quantonnx.batch.remote import upload
 from quantonnx.batch.settings import EntrySettings
 from quantonnx.batch.splitting import Ended, Part, PartError, SplitObserver
 from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
 from quantonnx.model import Model
 from quantonnx.observing import Observed, Watch, observe, watch_of
@@ -117,6 +119,23 @@ def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Pat
     split = qx.calibrate(model, samples, observer=observer).to_model().to_bytes()
     assert split == qx.calibrate(model, samples).to_model().to_bytes()
     assert runs == [3]
+
+
+def test_parts_of_the_samples_keep_to_the_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantonnx.memory.resident", lambda: 0)
+    monkeypatch.setattr(Collector, "_open", lambda *_: pytest.fail("the whole model is loaded"))
+    data = tmp_path / "data.npz"
+    np.savez(data, x0=ROWS)
+    fused = qx.transform(parse(BLOCKS), target="onnxruntime")
+    model = qx.insert_qdq(fused.model, fused.matches)
+    settings, limit = {"data": str(data)}, LIMITS[BLOCKS]
+    observer = SplitObserver(
+        "", 2, lambda fused: open_samples(data, input_specs(fused)), settings, tmp_path, lambda p: run_in_turn(p, data)
+    )
+    samples = open_samples(data, input_specs(model.model))
+    split = qx.calibrate(model, samples, observer=observer, memory_limit=limit).to_model().to_bytes()
+    monkeypatch.undo()
+    assert split == qx.calibrate(model, samples).to_model().to_bytes()
 
 
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

@@ -23,6 +23,7 @@ from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.samples import Samples, input_specs
 from quantonnx.calibration.sources import shared_rows
 from quantonnx.errors import CalibrationError
+from quantonnx.memory import resident
 from quantonnx.model import Model
 from quantonnx.observing import Observed, Watch, observe
 from quantonnx.preparation import Feeding
@@ -47,6 +48,7 @@ class Part:
     begun: int
     out: str
     threads: int | None = None
+    memory_limit: int | None = None
 
     def to_json(self) -> str:
         """Returns the part as one line."""
@@ -92,9 +94,10 @@ def run_part(text: str) -> Ended:
 
 
 def run_here(parts: list[Part]) -> Iterator[Ended]:
-    """Runs parts one after the other on this machine."""
+    """Runs parts one after the other on this machine, where what this process holds counts to the limit too."""
     for part in parts:
-        yield run_part(part.to_json())
+        limit = None if part.memory_limit is None else max(part.memory_limit - resident(), 1)
+        yield run_part(replace(part, memory_limit=limit).to_json())
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class SplitObserver:
                 *where,
                 str(folder / f"{number}.npz"),
                 feeding.threads,
+                feeding.memory_limit,
             )
             for number, where in enumerate(stream.ranges)
         ]

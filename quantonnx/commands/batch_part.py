@@ -34,9 +34,10 @@ def _observe(part: Part) -> None:
     from quantonnx.preparation import Feeding
 
     model, given = Model.read(part.model), GivenOptions(part.model, part.settings)
+    feeding = Feeding(threads=part.threads, memory_limit=part.memory_limit)
     stream = iter(given.samples.open(model))
     first = next(stream)
-    with given.libraries.registered(), collector_of(part.watch(model), Feeding(threads=part.threads)) as collector:
+    with given.libraries.registered(), collector_of(part.watch(model), feeding) as collector:
         collector.open_for(first, part.begun)
         collector.run_all(islice(chain([first], stream), part.start, part.stop))
         collector.collected().save(Path(part.out))
