@@ -59,11 +59,11 @@ class Task:
         return cls(**{**values, "orders": tuple(Order(**order) for order in values["orders"])})
 
 
-_KINDS = (
-    *((name, str) for name in ("identity", "reason", "kind", "digest")),
-    ("seconds", (int, float)),
-    ("result", Mapping),
-)
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("identity", "reason", "kind", "digest"), str),
+    "seconds": (int, float),
+    "result": Mapping,
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Outcome:
         names = cls.__dataclass_fields__
         known = {name: value for name, value in values.items() if name in names}
         found = cls(**{**known, "state": State(values["state"])})
-        strange = next((name for name, kind in _KINDS if not isinstance(getattr(found, name), kind)), None)
+        strange = next((name for name, kind in _KINDS.items() if not isinstance(getattr(found, name), kind)), None)
         if strange is not None:
             raise TypeError(f"{strange} is {type(getattr(found, strange)).__name__}")
         return found

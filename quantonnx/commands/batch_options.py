@@ -38,8 +38,10 @@ class GivenOptions:
         )
         names = ("preset", "method", "exclude", "keep_slow")
         numbers, config = {name: said[name] for name in names if name in said}, said.get("config")
-        written = isinstance(config, Mapping)
-        self.numbers = _Written(**numbers, values=config) if written else NumberOptions(_path(config), **numbers)
+        if isinstance(config, Mapping):
+            self.numbers: NumberOptions = _Written(**numbers, values=config)
+        else:
+            self.numbers = NumberOptions(_path(config), **numbers)
 
     def target(self, name: str) -> TargetOptions:
         """Returns the options of a target."""
