@@ -281,6 +281,20 @@ def test_a_journal_that_cannot_be_stored_is_tried_again(
     assert (place / ".batch" / "journal.jsonl").is_file() is (failures == 1)
 
 
+def test_a_summary_that_cannot_be_stored_is_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fsspec")
+
+    def failing(*_: object) -> None:
+        raise ConnectionError("no way there")
+
+    (home / "one.onnx").write_text("no model")
+    monkeypatch.setattr("quantonnx.batch.summary.upload", failing)
+    batch(home, "-o", f"file://{home}/results", "-t", "openvino", "--random-data", 2, "-q", code=2)
+    assert "results/summary.json cannot be stored: no way there; it is in" in capsys.readouterr().err
+
+
 def test_a_url_that_is_not_there_costs_one_entry(local: Path, home: Path) -> None:
     pytest.importorskip("fsspec")
     text = f'models = ["{local}/models/net.onnx", "file://{home}/none.onnx"]\ndefaults = {{ random_data = 2 }}'
