@@ -37,6 +37,13 @@ def into_place(*targets: Path, force: bool, sources: frozenset[Path]) -> Iterato
         _drop(temporary)
 
 
+def sweep(folder: Path, process: int | None = None) -> None:
+    """Removes what processes that were ended left in a folder, or one of them: half-written files and replaced ones."""
+    name = re.compile(rf"\..+\.({process or '[0-9]+'})\.(tmp|part|old)")
+    with suppress(OSError):
+        _drop([Path(entry) for entry in os.scandir(folder) if name.fullmatch(entry.name) and entry.is_file()])
+
+
 def _beside(target: Path, process: int, kind: str) -> Path:
     return target.with_name(f".{target.name}.{process}.{kind}")
 

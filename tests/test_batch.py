@@ -21,12 +21,16 @@ from models import parse
 
 from quantonnx import cli
 from quantonnx.batch.board import Board
-from quantonnx.batch.expansion import expand
+from quantonnx.batch.expansion import Entry, Job, expand
 from quantonnx.batch.journal import FOLDER, Journal, opened, read_records
 from quantonnx.batch.names import distinct_names, safe_name
 from quantonnx.batch.protocol import Outcome, Progress, State
+from quantonnx.batch.running import Item
 from quantonnx.batch.settings import EntrySettings, parse_seconds
+from quantonnx.batch.summary import write_summary
+from quantonnx.commands.batch_options import GivenOptions
 from quantonnx.errors import ConfigError, OutputError
+from quantonnx.placing import sweep
 
 NETWORK = """
     network (float[N,3,8,8] image) => (float[N,5] scores)
@@ -242,6 +246,23 @@ def test_a_journal_that_cannot_be_written_ends_the_batch(
     assert states(tmp_path / "out") == {"bad/tensorrt": "open"}
 
 
+def test_what_a_killed_batch_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_text("no model")
+    folder = tmp_path / "out" / "bad"
+    folder.mkdir(parents=True)
+    for name in (".x.onnx.7.tmp", ".x.onnx.data.7.part", ".x.onnx.7.old", ".mine.part", "kept.7.tmp"):
+        (folder / name).touch()
+    batch(tmp_path, "-o", tmp_path / "out", "--random-data", 1, "-q", code=1)
+    assert {path.name for path in folder.iterdir()} == {".mine.part", "kept.7.tmp"}
+
+
+def test_only_files_of_the_worker_that_ended_are_removed(tmp_path: Path) -> None:
+    for name in (".x.onnx.7.part", ".x.onnx.77.part"):
+        (tmp_path / name).touch()
+    sweep(tmp_path, 7)
+    assert [path.name for path in tmp_path.iterdir()] == [".x.onnx.77.part"]
+
+
 def outcome(identity: str, **values: Any) -> Outcome:
     return Outcome(identity, State.DONE, **values)
 
@@ -257,6 +278,32 @@ def test_a_torn_journal_loses_no_more_than_its_last_line(tmp_path: Path) -> None
     records = read_records(tmp_path)
     assert {name: key for name, (key, _) in records.items()} == {"a/x": "k1", "c/x": "k3"}
     assert records["a/x"][1].digest == "d"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": "k", "identity": ["a"], "state": "done"}',
+        '{"key": "k", "identity": "a", "state": "done", "result": 3}',
+        '{"key": "k", "identity": "a", "state": "done", "seconds": "long"}',
+        "[" * 100_000,
+    ],
+)
+def test_damaged_records_are_passed_over(tmp_path: Path, line: str) -> None:
+    with opened(tmp_path) as (journal, _, _):
+        journal.add("k1", outcome("b/x"))
+    with (tmp_path / FOLDER / "journal.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert list(read_records(tmp_path)) == ["b/x"]
+
+
+def test_the_page_takes_nothing_of_a_record_for_markup(tmp_path: Path) -> None:
+    job = Job("a.onnx", "a", EntrySettings(), (Entry("x", "x"),))
+    pairs = {"activation": "<script>alert(1)</script>", "weight": "<b>"}
+    write_summary([Item(job, job.entries[0], "k", outcome("a/x", result={"pairs": pairs}))], tmp_path)
+    page = (tmp_path / "summary.html").read_text()
+    assert "<script" not in page
+    assert "<b>" not in page
 
 
 def test_the_last_record_of_an_entry_counts(tmp_path: Path) -> None:
@@ -307,6 +354,14 @@ models:
     assert (two.settings.data, two.settings.random_data) == (None, 3)
     assert two.settings.memory_limit == 2_000_000_000
     assert [entry.target for entry in two.entries] == ["onnxruntime"]
+
+
+def test_settings_written_in_the_batch_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    given = GivenOptions("a.onnx", {"config": {"preset": "w8a16", "exclude": ["Conv"]}, "exclude": ["Gemm"]})
+    config = given.numbers.build()
+    assert (config.preset, [each.name for each in config.exclude]) == ("w8a16", ["Conv", "Gemm"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_toml_and_globs_and_placeholders(tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from models import parse
 from test_batch import batch, save, save_data, states, summary
+from test_memory_limit import BLOCKS, LIMITS, ROWS
 
 import quantonnx as qx
 from quantonnx.batch.expansion import expand
+from quantonnx.batch.remote import upload
 from quantonnx.batch.settings import EntrySettings
-from quantonnx.batch.splitting import Part, SplitObserver
+from quantonnx.batch.splitting import Ended, Part, PartError, SplitObserver
 from quantonnx.calibration.samples import input_specs, open_samples
+from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import ChannelMeans, TensorStatistics
 from quantonnx.model import Model
 from quantonnx.observing import Observed, Watch, observe, watch_of
@@ -91,13 +94,13 @@ def placed(path: Path, target: str) -> qx.QuantizedModel:
     return qx.insert_qdq(fused.model, fused.matches)
 
 
-def run_in_turn(parts: list[Part], samples: Any) -> Iterator[str]:
+def run_in_turn(parts: list[Part], samples: Any) -> Iterator[Ended]:
     """Runs parts as their workers do, in this process and in the opposite order."""
     from quantonnx.commands import batch_part
 
     for part in reversed(parts):
         batch_part._observe(part)
-        yield ""
+        yield Ended()
 
 
 def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Pat
     model = placed(path, "onnxruntime")
     runs: list[int] = []
 
-    def run_parts(parts: list[Part]) -> Iterator[str]:
+    def run_parts(parts: list[Part]) -> Iterator[Ended]:
         runs.append(len(parts))
         return run_in_turn(parts, data)
 
@@ -116,6 +119,40 @@ def test_parts_of_the_samples_add_up_to_the_same_bits(local: Path, tmp_path: Pat
     split = qx.calibrate(model, samples, observer=observer).to_model().to_bytes()
     assert split == qx.calibrate(model, samples).to_model().to_bytes()
     assert runs == [3]
+
+
+def test_parts_of_the_samples_keep_to_the_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantonnx.memory.resident", lambda: 0)
+    monkeypatch.setattr(Collector, "_open", lambda *_: pytest.fail("the whole model is loaded"))
+    data = tmp_path / "data.npz"
+    np.savez(data, x0=ROWS)
+    fused = qx.transform(parse(BLOCKS), target="onnxruntime")
+    model = qx.insert_qdq(fused.model, fused.matches)
+    settings, limit = {"data": str(data)}, LIMITS[BLOCKS]
+    observer = SplitObserver(
+        "", 2, lambda fused: open_samples(data, input_specs(fused)), settings, tmp_path, lambda p: run_in_turn(p, data)
+    )
+    samples = open_samples(data, input_specs(model.model))
+    split = qx.calibrate(model, samples, observer=observer, memory_limit=limit).to_model().to_bytes()
+    monkeypatch.undo()
+    assert split == qx.calibrate(model, samples).to_model().to_bytes()
+
+
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+REFUSING = "import sys; sys.stderr.write('such a model is refused'); sys.exit(3)"
+
+
+@pytest.mark.parametrize(("code", "lasting"), [(KILLED, False), (REFUSING, True)])
+def test_a_part_that_was_killed_may_work_another_time(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, lasting: bool
+) -> None:
+    (tmp_path / "dying_part.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    model, data = placed(local / "models" / "net.onnx", "onnxruntime"), local / "data.npz"
+    observer = SplitObserver("dying_part", 5, lambda fused: open_samples(data, input_specs(fused)), {}, tmp_path)
+    with pytest.raises(qx.CalibrationError, match="a part of the calibration failed from sample 0 on") as caught:
+        qx.calibrate(model, open_samples(data, input_specs(model.model)), observer=observer)
+    assert caught.type is (qx.CalibrationError if lasting else PartError)
 
 
 def test_sums_of_parts_do_not_depend_on_where_they_are_cut() -> None:
@@ -219,6 +256,43 @@ def test_models_data_and_results_in_memory(local: Path, home: Path) -> None:
     batch(*given)
     files.get_file("/results/summary.json", str(home / "summary.json"))
     assert states(home) == {"deep_net/openvino": "kept"}
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_journal_that_cannot_be_stored_is_tried_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: int
+) -> None:
+    pytest.importorskip("fsspec")
+    for name in ("one", "two"):
+        (home / f"{name}.onnx").write_text("no model")
+    tried: list[str] = []
+
+    def failing(file: Path, url: str) -> None:
+        tried.append(url)
+        if len(tried) <= failures:
+            raise ConnectionError("no way there")
+        upload(file, url)
+
+    monkeypatch.setattr("quantonnx.batch.running.upload", failing)
+    place = home / "results"
+    batch(home, "-o", f"file://{place}", "-t", "openvino", "--random-data", 2, code=1 if failures == 1 else 2)
+    assert states(place) == {"one/openvino": "failed", "two/openvino": "failed"}
+    assert capsys.readouterr().err.count("no way there") == (1 if failures == 1 else 2)
+    assert (place / ".batch" / "journal.jsonl").is_file() is (failures == 1)
+
+
+def test_a_summary_that_cannot_be_stored_is_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fsspec")
+
+    def failing(*_: object) -> None:
+        raise ConnectionError("no way there")
+
+    (home / "one.onnx").write_text("no model")
+    monkeypatch.setattr("quantonnx.batch.summary.upload", failing)
+    batch(home, "-o", f"file://{home}/results", "-t", "openvino", "--random-data", 2, "-q", code=2)
+    assert "results/summary.json cannot be stored: no way there; it is in" in capsys.readouterr().err
 
 
 def test_a_url_that_is_not_there_costs_one_entry(local: Path, home: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from quantonnx.batch.carrying import carry_out
 from quantonnx.batch.protocol import Event, Outcome, Progress, State, Task, Tell
-from quantonnx.batch.splitting import Part, RunParts, run_part
+from quantonnx.batch.splitting import Ended, Part, RunParts, run_part
 from quantonnx.errors import ConfigError
 from quantonnx.version import version_of
 
@@ -112,11 +112,12 @@ def _supervised(text: str, topic: str) -> list[dict[str, Any]]:
 def parts_on(address: str) -> RunParts:
     """Returns what runs the parts of a calibration on the workers of a cluster."""
 
-    def run(parts: list[Part]) -> Iterator[str]:
+    def run(parts: list[Part]) -> Iterator[Ended]:
         with connected(address) as client:
             running = [client.submit(run_part, part.to_json(), pure=False) for part in parts]
             for future in _dask().as_completed(running, loop=client.loop):
-                yield str(future.exception() or future.result())
+                error = future.exception()
+                yield future.result() if error is None else Ended(" ".join(str(error).split())[:300])
 
     return run
 

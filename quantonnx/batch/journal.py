@@ -38,7 +38,7 @@ def _record(line: bytes) -> tuple[str, Outcome] | None:
     try:
         values = json.loads(line)
         return str(values["key"]), Outcome.from_dict(values)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

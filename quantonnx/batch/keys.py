@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from quantonnx.batch.expansion import Entry, Job
 from quantonnx.batch.remote import is_url, remote_digest
@@ -18,7 +17,6 @@ from quantonnx.model_files import external_files
 from quantonnx.provenance import canonical
 from quantonnx.version import version_of
 
-_BLOCK = 1 << 20
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnxruntime", "onnx-graphsurgeon")
 _WITHOUT = frozenset({"targets", "memory_limit", "timeout"})
 """Settings that change nothing of what is written."""
@@ -92,8 +90,5 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _hashed(path: Path) -> bytes:
-    digest: Any = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return bytes(digest.digest())
+        return hashlib.file_digest(file, "sha256").digest()

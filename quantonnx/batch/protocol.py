@@ -30,8 +30,10 @@ class Order:
 class Task:
     """All that a worker has to know: a model, its settings as plain values, and what to make of it.
 
-    `module` is what runs as the worker, `scratch` a folder for temporary files and `kept_open` a file that the worker
-    holds while it lives. `threads` are those of one worker; `split` the samples of a part where calibration is spread.
+    `module` is what runs as the worker, `scratch` a folder for temporary files. `threads` are those of one worker;
+    `memory_limit` is in bytes and holds for it and what it starts, `timeout` in seconds and holds for each order.
+    `split` is the number of samples in a part where calibration is spread, over the cluster at `scheduler` if there is
+    one. With a URL as `storage` results go there.
     """
 
     module: str
@@ -55,6 +57,13 @@ class Task:
         """Returns the task that `to_json` wrote."""
         values = json.loads(text)
         return cls(**{**values, "orders": tuple(Order(**order) for order in values["orders"])})
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("identity", "reason", "kind", "digest"), str),
+    "seconds": (int, float),
+    "result": Mapping,
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,11 @@ class Outcome:
         """Returns what `to_dict` gave; KeyError, TypeError or ValueError for something else."""
         names = cls.__dataclass_fields__
         known = {name: value for name, value in values.items() if name in names}
-        return cls(**{**known, "state": State(values["state"])})
+        found = cls(**{**known, "state": State(values["state"])})
+        strange = next((name for name, kind in _KINDS.items() if not isinstance(getattr(found, name), kind)), None)
+        if strange is not None:
+            raise TypeError(f"{strange} is {type(getattr(found, strange)).__name__}")
+        return found
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from quantonnx.batch.journal import Records, read_records
 from quantonnx.batch.keys import Keys, output_digest
 from quantonnx.batch.protocol import Event, Order, Outcome, State, Task
 from quantonnx.batch.remote import fetch, joined, remote_digest, upload
+from quantonnx.errors import OutputError
+from quantonnx.placing import sweep
 
 REPORT = ".report"
 
@@ -89,18 +91,21 @@ def run_batch(
     hear: Callable[[Event], None] = lambda _event: None,
     begin: Callable[[list[Item]], None] = lambda _items: None,
     finish: Callable[[list[Item]], None] = lambda _items: None,
+    note: Callable[[str], None] = lambda _text: None,
     engine: Callable[[int], Engine] | None = None,
 ) -> list[Item]:
     """Runs what is not done yet and returns every entry with its outcome.
 
     `begin` gets the entries before, `hear` all that happens, `finish` the entries at the end, even of an interrupted
-    batch. `engine` makes what runs the workers from the file that is the lock. Raises OutputError where another batch
-    is at work on the same folder.
+    batch, `note` what people are told besides. `engine` makes what runs the workers from the file that is the lock.
+    Raises OutputError where another batch is at work on the same folder, which for results behind a URL is known of
+    this machine only, and at the end where the journal could not be stored behind the URL.
     """
     with journal.opened(options.out) as (records, scratch, lock):
         copied = joined(options.storage, f"{journal.FOLDER}/{records.path.name}") if options.storage else ""
         if copied:
             fetch(copied, records.path)
+        copy = _Copy(records.path, copied, note)
         known = read_records(options.out)
         items = {item.identity: item for item in planned(jobs, options, known, Keys())}
         _sweep(options.out, items.values())
@@ -110,9 +115,8 @@ def run_batch(
             if isinstance(event, Outcome):
                 item = items[event.identity]
                 records.add(_journaled(item, event), event)
-                if copied:
-                    upload(records.path, copied)
                 items[event.identity] = replace(item, outcome=event)
+                copy.store()
             hear(event)
 
         tasks = list(_tasks(list(items.values()), options, scratch))
@@ -120,7 +124,38 @@ def run_batch(
             (engine(lock) if engine else LocalEngine(options.jobs, (lock,))).run(tasks, tell)
         finally:
             finish(list(items.values()))
+        copy.check()
         return list(items.values())
+
+
+class _Copy:
+    """The copy of the journal behind a URL, "" for none: where it cannot be stored, the next record tries again."""
+
+    def __init__(self, journal: Path, url: str, note: Callable[[str], None]) -> None:
+        self._journal, self._url, self._note = journal, url, note
+        self._wrong = ""
+        self._noted = False
+
+    def store(self) -> None:
+        """Stores it, or notes once that this does not work."""
+        if not self._url:
+            return
+        try:
+            upload(self._journal, self._url)
+            self._wrong = ""
+        except Exception as error:  # every plugin has errors of its own
+            self._wrong = " ".join(str(error).split())[:300] or type(error).__name__
+            if not self._noted:
+                self._note(f"{self._url} cannot be stored: {self._wrong}; it is tried again")
+            self._noted = True
+
+    def check(self) -> None:
+        """Tries a last time where it is not stored. Raises OutputError."""
+        if self._wrong:
+            self.store()
+        if self._wrong:
+            hint = "run the batch again on this machine, which remembers what is done"
+            raise OutputError(f"{self._url} cannot be stored: {self._wrong}", hint)
 
 
 def _key(keys: Keys, job: Job, entry: Entry, options: Options) -> str:
@@ -187,6 +222,4 @@ def _order(item: Item, options: Options) -> Order:
 def _sweep(out: Path, items: Iterable[Item]) -> None:
     """Removes what a batch that was killed left half-written; its workers are gone, or this one had no lock."""
     for name in {item.job.name for item in items}:
-        for path in (out / name).glob(".*"):
-            if path.suffix in (".tmp", ".old") and path.is_file():
-                path.unlink(missing_ok=True)
+        sweep(out / name)

@@ -53,9 +53,9 @@ class ImageSettings(Strict):
 class EntrySettings(Strict):
     """What holds for one model, or by default for all: the options of `quantize` by their names.
 
-    `targets` is one or a list; `config` a file or the settings themselves. In `data`, `eval_data` and `statistics`
-    {folder} stands for the model's folder and {stem} for its name without `.onnx`. `memory_limit` is the most that the
-    process may hold, `timeout` the longest that one target may take.
+    `targets` is one or a list; `config` a file or the settings themselves. In `data` and `eval_data` {folder} stands
+    for the model's folder and {stem} for its name without `.onnx`. `memory_limit` is the most that the process may
+    hold, `timeout` the longest that one target may take.
     """
 
     targets: Listed | None = Field(default=None, validation_alias=AliasChoices("targets", "target"))

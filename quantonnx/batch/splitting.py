@@ -23,9 +23,13 @@ from quantonnx.calibration.keeping import KeptSamples
 from quantonnx.calibration.samples import Samples, input_specs
 from quantonnx.calibration.sources import shared_rows
 from quantonnx.errors import CalibrationError
+from quantonnx.memory import resident
 from quantonnx.model import Model
 from quantonnx.observing import Observed, Watch, observe
 from quantonnx.preparation import Feeding
+
+REFUSED = 3
+"""The exit code of a part whose model or samples are refused: it would end so again."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Part:
     begun: int
     out: str
     threads: int | None = None
+    memory_limit: int | None = None
 
     def to_json(self) -> str:
         """Returns the part as one line."""
@@ -59,26 +64,40 @@ class Part:
         return Watch(model, frozenset(self.tensors), frozenset(self.histogram), dict(self.means), lenient=True)
 
 
-RunParts = Callable[[list[Part]], Iterable[str]]
-"""Runs parts and yields for each, in any order, "" or why it failed."""
+@dataclass(frozen=True)
+class Ended:
+    """How a part ended: `reason` is "" where it is done; one that was `refused` would end so again."""
+
+    reason: str = ""
+    refused: bool = False
 
 
-def run_part(text: str) -> str:
-    """Runs one part in a process of its own; returns "" or why it failed."""
+class PartError(CalibrationError):
+    """A part that was ended by a crash, a limit or a full disk, which may be over next time."""
+
+
+RunParts = Callable[[list[Part]], Iterable[Ended]]
+"""Runs parts and yields for each, in any order, how it ended."""
+
+
+def run_part(text: str) -> Ended:
+    """Runs one part in a process of its own; returns how it ended."""
     part = Part.from_json(text)
     done = subprocess.run(
         [sys.executable, "-P", "-m", part.module], input=text + "\n", capture_output=True, text=True, check=False
     )
     if done.returncode == 0 and Path(part.out).is_file():
-        return ""
+        return Ended()
     lines = done.stderr.strip().splitlines() or [f"its process ended with code {done.returncode}"]
-    return f"from sample {part.begun} on: {' '.join(lines[-1].split())[:300]}"
+    reason = f"from sample {part.begun} on: {' '.join(lines[-1].split())[:300]}"
+    return Ended(reason, done.returncode == REFUSED)
 
 
-def run_here(parts: list[Part]) -> Iterator[str]:
-    """Runs parts one after the other on this machine."""
+def run_here(parts: list[Part]) -> Iterator[Ended]:
+    """Runs parts one after the other on this machine, where what this process holds counts to the limit too."""
     for part in parts:
-        yield run_part(part.to_json())
+        limit = None if part.memory_limit is None else max(part.memory_limit - resident(), 1)
+        yield run_part(replace(part, memory_limit=limit).to_json())
 
 
 @dataclass(frozen=True)
@@ -122,12 +141,14 @@ class SplitObserver:
                 *where,
                 str(folder / f"{number}.npz"),
                 feeding.threads,
+                feeding.memory_limit,
             )
             for number, where in enumerate(stream.ranges)
         ]
-        for done, wrong in enumerate(self.run_parts(parts), 1):
-            if wrong:
-                raise CalibrationError(f"a part of the calibration failed {wrong}")
+        for done, ended in enumerate(self.run_parts(parts), 1):
+            if ended.reason:
+                kind = CalibrationError if ended.refused else PartError
+                raise kind(f"a part of the calibration failed {ended.reason}")
             if feeding.progress is not None:
                 feeding.progress(done * stream.digest.samples // len(parts), stream.digest.samples)
         return reduce(Statistics.merged, (Statistics.load(part.out) for part in parts))

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from quantonnx.batch.protocol import State
 from quantonnx.batch.remote import joined, upload
 from quantonnx.batch.running import REPORT, Item
+from quantonnx.errors import OutputError
 from quantonnx.placing import into_place
 from quantonnx.version import version_of
 
@@ -102,7 +103,11 @@ def write_summary(items: Sequence[Item], out: Path, storage: str = "") -> None:
         for part, text in zip(parts, texts.values(), strict=True):
             part.write_text(text, encoding="utf-8", errors="replace")
     for target in targets if storage else ():
-        upload(target, joined(storage, target.name))
+        try:
+            upload(target, joined(storage, target.name))
+        except Exception as error:  # every plugin has errors of its own
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            raise OutputError(f"{joined(storage, target.name)} cannot be stored: {told}", f"it is in {out}") from error
 
 
 def _finite(value: Any) -> Any:
@@ -157,7 +162,7 @@ def _html_row(found: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)
+    return "" if value is None else escape(form.format(value))
 
 
 def _size(found: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from quantonnx.batch.protocol import Order, Outcome, Progress, State, Task, Tell
 from quantonnx.batch.watching import end_family, ending, resident_bytes
+from quantonnx.placing import sweep
 from quantonnx.printable import printable
 
 _EVERY = 0.05
@@ -107,7 +108,7 @@ class _Watch:
             if reason is None:
                 reason = ending(process.returncode, said.read_text(errors="replace"))
         for order in self.task.orders:
-            _sweep(Path(order.out), process.pid)
+            sweep(Path(order.out).parent, process.pid)
         if self.failure is not None:
             raise self.failure
         if not self.stopped():
@@ -187,10 +188,3 @@ def _start(task: Task, scratch: str, errors: IO[bytes], hold: Sequence[int]) -> 
         process.stdin.write(task.to_json() + "\n")
         process.stdin.flush()
     return process, os.fdopen(reading, encoding="utf-8")
-
-
-def _sweep(out: Path, process: int) -> None:
-    """Removes what a worker that was ended left half-written."""
-    for path in out.parent.glob(f".*.{process}.*"):
-        if path.suffix in (".tmp", ".old"):
-            path.unlink(missing_ok=True)

@@ -80,6 +80,7 @@ class Collector:
         self._channels = {name: ChannelExtremes(name) for name in channels}
         self._taps: list[Tap] = []
         self._session: ort.InferenceSession | None = None
+        self._stages: Stages | None = None
         self._follower = Follower(self._record)
         self._begun = 0
         self._seen = 0
@@ -113,9 +114,11 @@ class Collector:
 
         What is seen of a part of a stream is then the same as where all of it is run here.
         """
-        at_once = self._at_once()
-        self._session = self._open(feed, max(cores(self._threads) // at_once, 1))
         self._begun = self._seen = begun
+        if self._limit is not None:
+            self._stages = self._parts(feed)
+        if self._stages is None:
+            self._session = self._open(feed, max(cores(self._threads) // self._at_once(), 1))
 
     def _at_once(self) -> int:
         return 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
@@ -123,11 +126,11 @@ class Collector:
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
         total = length_of(samples) if progress else None
-        if self._limit is not None:
+        if self._limit is not None and self._session is None:
             feeds = iter(samples)
             first = list(islice(feeds, 1))
             samples = chain(first, feeds)
-            parts = self._parts(first[0]) if first else None
+            parts = self._stages or (self._parts(first[0]) if first else None)
             if parts is not None:
                 self._run_parts(parts, samples, progress)
                 return

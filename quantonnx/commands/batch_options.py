@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quantonnx.commands.libraries import LibraryOptions
 from quantonnx.commands.options import NumberOptions, SampleOptions, TargetOptions
+
+
+@dataclass(frozen=True)
+class _Written(NumberOptions):
+    """Numbers whose settings are written in the batch itself, not in a file."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the batch says."""
+        return dict(self.values)
 
 
 class GivenOptions:
@@ -27,7 +37,11 @@ class GivenOptions:
             _path(said.get("data")), said.get("random_data"), said.get("samples"), said.get("batch_size", 1), **images
         )
         names = ("preset", "method", "exclude", "keep_slow")
-        self.numbers = NumberOptions(_config(said), **{name: said[name] for name in names if name in said})
+        numbers, config = {name: said[name] for name in names if name in said}, said.get("config")
+        if isinstance(config, Mapping):
+            self.numbers: NumberOptions = _Written(**numbers, values=config)
+        else:
+            self.numbers = NumberOptions(_path(config), **numbers)
 
     def target(self, name: str) -> TargetOptions:
         """Returns the options of a target."""
@@ -43,12 +57,3 @@ def _text(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return ",".join(f"{item:g}" for item in value)
     return f"{value:g}" if isinstance(value, float) and value.is_integer() else value
-
-
-def _config(said: dict[str, Any]) -> Path | None:
-    config = said.get("config")
-    if not isinstance(config, dict):
-        return _path(config)
-    path = Path(tempfile.mkdtemp(prefix="quantonnx-")) / "config.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    return path

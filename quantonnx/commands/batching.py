@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from quantonnx.batch.settings import EntrySettings
 
 _WORK, _SPREAD = "Work", "Processes"
+_SHOWN = {
+    "entry": "entry",
+    "state": "state",
+    "seconds": "seconds",
+    "activation_pairs": "pairs",
+    "weights": "weights",
+    "sqnr_db": "SQNR dB",
+    "agreement": "agreement",
+    "accuracy": "accuracy",
+}
+"""What people see of an entry, and what that is called."""
+
 _SCHEME = re.compile(r"^([a-z][a-z0-9+]+):/(?!/)")
 
 
@@ -239,6 +251,7 @@ def _carried_out(run: Run, jobs: Sequence[Job], options: Options) -> list[Item]:
             hear=board.hear,
             begin=board.begin,
             finish=lambda items: write_summary(items, options.out, options.storage),
+            note=run.note,
             engine=None if options.scheduler is None else lambda _lock: ClusterEngine(str(options.scheduler)),
         )
 
@@ -249,9 +262,8 @@ def _show(run: Run, items: Sequence[Item], options: Options) -> None:
 
     rows = [row(item, options.out) for item in items]
     run.result |= {"output": options.storage or str(options.out), "counts": counts(items), "entries": rows}
-    columns = ("entry", "state", "seconds", "activation_pairs", "weights", "sqnr_db", "agreement", "accuracy")
-    shown = [[_cell(found.get(name)) for name in columns] for found in rows]
-    run.show(table("", *columns, rows=shown, numbers=tuple(range(2, len(columns)))))
+    shown = [[_cell(found.get(name)) for name in _SHOWN] for found in rows]
+    run.show(table("", *_SHOWN.values(), rows=shown, numbers=range(2, len(_SHOWN))))
     run.show_text(", ".join(f"{number} {name}" for name, number in counts(items).items() if number) + "\n")
     run.show_text("".join(f"{found['entry']}: {found['reason']}\n" for found in rows if found["state"] == "failed"))
 

@@ -139,11 +139,17 @@ class NumberOptions:
         ),
     ] = False
 
+    def settings(self) -> dict[str, Any]:
+        """Returns what the file says. Raises ConfigError where it cannot be read."""
+        from quantonnx.config import load_settings
+
+        return load_settings(self.config) if self.config else {}
+
     def build(self) -> QuantConfig:
         """Returns the configuration of the file, changed by the other options."""
-        from quantonnx.config import QuantConfig, load_settings
+        from quantonnx.config import QuantConfig
 
-        values = load_settings(self.config) if self.config else {}
+        values = self.settings()
         if self.preset is not None:
             values["preset"] = self.preset
         checked = QuantConfig(**values)
