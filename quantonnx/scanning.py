@@ -25,13 +25,14 @@ _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # numbers of fields in ModelProto, Gr
 
 def scan(path: Path) -> tuple[bytes, str] | None:
     """Returns the model without the bytes of its weights, whose place in this file it tells as external data does, and
-    the SHA-256 of the file; None for a small file, and for one that is damaged, of which a parser tells more."""
+    the SHA-256 of the file; None for a small file, one that is damaged, of which a parser tells more, and
+    one whose name is not UTF-8, which a protobuf cannot hold."""
     if path.stat().st_size < LARGE_FILE:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             light = b"".join(_model(data, path.name))
-        except (UnreadableError, DecodeError):
+        except (UnreadableError, DecodeError, UnicodeEncodeError):
             return None
         file.seek(0)
         return light, hashlib.file_digest(file, "sha256").hexdigest()

@@ -336,6 +336,11 @@ class TestLargeFiles:
         assert scanned.to_bytes() == parsed.to_bytes()
         assert scanned.digest == parsed.digest == hashlib.sha256(inside.read_bytes()).hexdigest()
 
+    def test_a_name_that_is_not_utf_8_is_read_as_a_small_file_is(self, inside):
+        odd = inside.rename(inside.with_name(os.fsdecode(b"\xff.onnx")))
+        assert scanning.scan(odd) is None
+        assert Model.read(odd).to_bytes() == Model.read(odd.read_bytes()).to_bytes()
+
     def test_the_file_is_not_overwritten_while_it_is_needed(self, inside):
         with pytest.raises(OutputError, match="holds the weights of the input model"):
             Model.read(inside).save(inside, force=True)
