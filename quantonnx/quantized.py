@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -116,11 +116,17 @@ class QuantizedModel:
         float_weights, contrib = self.config.weight_storage == "float", self.config.contrib_ops
         sites, numbers = (self.sites, self.parameters) if self.parameters is not None else ((), {})
         made = assembled(model, sites, numbers, float_weights=float_weights, contrib=contrib, opset=opset)
+        put_back(made, self._assembled_bodies(made, opset, taken), taken)
+        return made
+
+    def _assembled_bodies(self, made: Model, opset: int, taken: frozenset[str]) -> Iterator[tuple[str, Model]]:
+        known, around = set(taken | names_of(made)), taken | own_names(made)
         for name, body in self.bodies.items():
             inner = body.model.copy()
-            inner.reserved |= taken | names_of(made)
-            put_back(made, name, body._assembled(inner, opset, taken | own_names(made)), taken)
-        return made
+            inner.reserved |= known
+            done = body._assembled(inner, opset, around)
+            yield name, done
+            known |= names_of(done)
 
     def to_onnx(self) -> onnx.ModelProto:
         """Returns the Q/DQ model as a ModelProto."""
