@@ -6,7 +6,7 @@ a model (patterns, placement, calibration) works on a body. Names stay unique ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -59,14 +59,23 @@ def owner_of(model: Model, name: str) -> tuple[gs.Node, str]:
     return next(node for node in model.graph.nodes if node.name == owner), attribute
 
 
-def put_back(model: Model, name: str, done: Model, taken: frozenset[str] = frozenset()) -> None:
-    """Makes `done` the body called `name`: what it reads from `model` it reads from there again.
+def put_back(model: Model, done: Iterable[tuple[str, Model]], taken: frozenset[str] = frozenset()) -> None:
+    """Makes each model the body of its name: what it reads from `model` it reads from there again.
 
-    `taken` are names of the graphs around `model`; a new value of the body that is called like one gets another name.
+    `taken` are names of the graphs around `model`; a new value of a body that is called like one gets another name.
     """
-    node, attribute = owner_of(model, name)
-    formal = {info.name for info in node.attrs[attribute].g.input}
-    around = model.tensors()
+    owners, around = {node.name: node for node in model.graph.nodes}, model.tensors()
+    for name, body in done:
+        owner, attribute = name.rsplit("/", 1)
+        node = owners[owner]
+        graph = _graph_of(body, {info.name for info in node.attrs[attribute].g.input}, around, taken)
+        node.attrs[attribute] = AttributeProto(name=attribute, type=AttributeProto.GRAPH, g=graph)
+        _import_domains(model, body)
+    model.refresh_captured()
+
+
+def _graph_of(done: Model, formal: set[str], around: dict[str, gs.Tensor], taken: frozenset[str]) -> GraphProto:
+    """The graph of a body whose own inputs are called `formal`, without what it reads from the graph around."""
     own = [value for value in done.tensors().values() if value.name not in formal and not _is_from(around, value)]
     captured = {value.name for value in done.graph.inputs} - formal
     _rename([value for value in own if value.name not in captured | done.captured], {*around, *taken})
@@ -74,9 +83,7 @@ def put_back(model: Model, name: str, done: Model, taken: frozenset[str] = froze
     inputs = [info for info in graph.input if info.name in formal]
     del graph.input[:]
     graph.input.extend(inputs)
-    node.attrs[attribute] = AttributeProto(name=attribute, type=AttributeProto.GRAPH, g=graph)
-    _import_domains(model, done)
-    model.refresh_captured()
+    return graph
 
 
 def _import_domains(model: Model, done: Model) -> None:

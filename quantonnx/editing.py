@@ -27,7 +27,7 @@ class Rewriter:
         self.model = model
         self.touched: list[gs.Node] = []
         self._outputs = {id(output) for output in model.graph.outputs}
-        self._names = set(names_of(model) | model.reserved)
+        self._names = {*names_of(model), *model.reserved}
 
     def array(self, value: gs.Constant) -> np.ndarray[Any, Any]:
         """Returns the values of a constant."""

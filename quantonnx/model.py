@@ -124,7 +124,8 @@ class Model:
     def refresh_captured(self) -> None:
         """Finds anew what bodies read from outside, and drops constants that nothing needs any more."""
         self.captured = self._find_captured()
-        self._kept = [item for item in self._kept if item.name in self.captured or item.name in self._annotating()]
+        needed = self.captured | self._annotating()
+        self._kept = [item for item in self._kept if item.name in needed]
 
     def to_proto(self) -> ModelProto:
         """Returns the model as one protobuf, weights and all; ModelError over 2 GB."""

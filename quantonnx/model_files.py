@@ -9,6 +9,31 @@ from pathlib import Path
 import onnx
 
 from quantonnx.errors import ModelError
+from quantonnx.wire import fields
+
+_KINDS = (
+    onnx.ModelProto,
+    onnx.GraphProto,
+    onnx.FunctionProto,
+    onnx.NodeProto,
+    onnx.AttributeProto,
+    onnx.SparseTensorProto,
+    onnx.TensorProto,
+)
+_HOLDING: dict[str, dict[int, str]] = {
+    kind.DESCRIPTOR.full_name: {
+        item.number: item.message_type.full_name
+        for item in kind.DESCRIPTOR.fields
+        if item.message_type in [other.DESCRIPTOR for other in _KINDS]
+    }
+    for kind in _KINDS
+}
+"""By message: its fields that hold tensors, or messages that do, and what these are."""
+
+_EXTERNAL_DATA = (onnx.TensorProto.DESCRIPTOR.full_name, onnx.TensorProto.EXTERNAL_DATA_FIELD_NUMBER)
+_NODE = onnx.NodeProto.DESCRIPTOR.full_name
+_SMALL = 1 << 14
+"""Bytes below which a node is searched for the name of a place first, which is faster than to walk through it."""
 
 
 def files_of(source: str | Path) -> tuple[Path, ...]:
@@ -45,33 +70,16 @@ def external_places(path: Path) -> set[str]:
 
 
 def _external_places(content: mmap.mmap) -> Iterator[str]:
-    """Finds the external files of the initializers: parsing a whole model takes three times its size in memory."""
-    for graph in _fields(content, range(len(content)), onnx.ModelProto.GRAPH_FIELD_NUMBER):
-        for tensor in _fields(content, graph, onnx.GraphProto.INITIALIZER_FIELD_NUMBER):
-            for field in _fields(content, tensor, onnx.TensorProto.EXTERNAL_DATA_FIELD_NUMBER):
-                entry = onnx.StringStringEntryProto.FromString(content[field.start : field.stop])
+    """Finds the external files of all tensors: parsing a whole model takes three times its size in memory."""
+    open_spans = [(onnx.ModelProto.DESCRIPTOR.full_name, (0, len(content)))]
+    while open_spans:  # not by recursion: bodies in bodies may be deeper than Python's stack
+        kind, span = open_spans.pop()
+        if kind == _NODE and span[1] - span[0] < _SMALL and content.find(b"location", *span) < 0:
+            continue
+        for number, _, body in fields(content, *span):
+            if body is not None and number in _HOLDING[kind]:
+                open_spans.append((_HOLDING[kind][number], body))
+            elif body is not None and (kind, number) == _EXTERNAL_DATA:
+                entry = onnx.StringStringEntryProto.FromString(content[slice(*body)])
                 if entry.key == "location":
                     yield entry.value
-
-
-def _fields(content: mmap.mmap, where: range, number: int) -> Iterator[range]:
-    """Yields where the messages in one field of a protobuf message are."""
-    at = where.start
-    while at < where.stop:
-        key, at = _varint(content, at)
-        kind = key & 7
-        size, at = _varint(content, at) if kind in (0, 2) else ({1: 8, 5: 4}[kind], at)
-        if kind == 2 and key >> 3 == number:
-            yield range(at, at + size)
-        at += size if kind else 0
-
-
-def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
-    """Returns a number of 7 bits a byte, lowest first, and where it ends."""
-    value = shift = 0
-    while content[at] > 127:
-        value |= (content[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-    return value | content[at] << shift, at + 1

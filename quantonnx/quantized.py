@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -116,11 +116,17 @@ class QuantizedModel:
         float_weights, contrib = self.config.weight_storage == "float", self.config.contrib_ops
         sites, numbers = (self.sites, self.parameters) if self.parameters is not None else ((), {})
         made = assembled(model, sites, numbers, float_weights=float_weights, contrib=contrib, opset=opset)
+        put_back(made, self._assembled_bodies(made, opset, taken), taken)
+        return made
+
+    def _assembled_bodies(self, made: Model, opset: int, taken: frozenset[str]) -> Iterator[tuple[str, Model]]:
+        known, around = set(taken | names_of(made)), taken | own_names(made)
         for name, body in self.bodies.items():
             inner = body.model.copy()
-            inner.reserved |= taken | names_of(made)
-            put_back(made, name, body._assembled(inner, opset, taken | own_names(made)), taken)
-        return made
+            inner.reserved |= known
+            done = body._assembled(inner, opset, around)
+            yield name, done
+            known |= names_of(done)
 
     def to_onnx(self) -> onnx.ModelProto:
         """Returns the Q/DQ model as a ModelProto."""
@@ -141,12 +147,14 @@ def insert_qdq(model: Model, matches: Matches, config: QuantConfig | None = None
     placement: Placement = place(model, matches, config)
     decisions = list(placement.decisions)
     bodies: dict[str, QuantizedModel] = {}
+    around = _around(model, matches) if opened else frozenset()
     for body in opened:
         if body.model is None:
             decisions.append(Decision(body.name, body.reason, Decider.BODY))
             continue
+        inner = replace(matches.bodies.get(body.name, Matches([], matches.target)), elsewhere=around)
         try:
-            bodies[body.name] = insert_qdq(body.model, _inner(matches, body.name, model), config)
+            bodies[body.name] = insert_qdq(body.model, inner, config)
         except ModelError as error:
             decisions.append(Decision(body.name, error.message, Decider.BODY))
     return QuantizedModel(model, placement.sites, tuple(decisions), matches, config, bodies=bodies)
@@ -161,10 +169,7 @@ def _called(bodies: Iterable[Body], matches: Matches) -> frozenset[str]:
     return frozenset(named | types | {name for step in steps for name in (step.pattern, *step.nodes)})
 
 
-def _inner(matches: Matches, name: str, around: Model) -> Matches:
-    """The matches of a body, with the names of all that is around it."""
-    own = matches.bodies.get(name, Matches([], matches.target))
-    known = {node.op for node in around.graph.nodes} | {
-        word for step in matches for word in (step.pattern, *step.nodes)
-    }
-    return replace(own, elsewhere=matches.elsewhere | names_of(around) | known)
+def _around(model: Model, matches: Matches) -> frozenset[str]:
+    """What rules of the configuration may call outside of the bodies of `model`, or in one of these."""
+    steps = {word for step in matches for word in (step.pattern, *step.nodes)}
+    return matches.elsewhere | names_of(model) | {node.op for node in model.graph.nodes} | steps

@@ -130,7 +130,7 @@ def _transform_bodies(model: Model, target: Target, plan: Plan) -> dict[str, Tra
     for body in list(open_bodies(model)):
         if body.model is not None:
             done[body.name] = transform(body.model, target=target, plan=plan.bodies.get(body.name))
-            put_back(model, body.name, done[body.name].model)
+    put_back(model, ((name, each.model) for name, each in done.items()))
     return done
 
 

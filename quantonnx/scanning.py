@@ -14,37 +14,32 @@ from pathlib import Path
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
+from quantonnx.wire import BYTES, UnreadableError, fields, varint
+
 LARGE_FILE = 1 << 27
 """Bytes from which on a file is read this way."""
 
 _LARGE_TENSOR = 1 << 12
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # numbers of fields in ModelProto, GraphProto and TensorProto
-_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
-_FIXED = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
-
-Span = tuple[int, int]
-
-
-class _UnreadableError(Exception):
-    """The bytes are not a sequence of fields."""
 
 
 def scan(path: Path) -> tuple[bytes, str] | None:
     """Returns the model without the bytes of its weights, whose place in this file it tells as external data does, and
-    the SHA-256 of the file; None for a small file, and for one that is damaged, of which a parser tells more."""
+    the SHA-256 of the file; None for a small file, one that is damaged, of which a parser tells more, and
+    one whose name is not UTF-8, which a protobuf cannot hold."""
     if path.stat().st_size < LARGE_FILE:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             light = b"".join(_model(data, path.name))
-        except (_UnreadableError, DecodeError):
+        except (UnreadableError, DecodeError, UnicodeEncodeError):
             return None
         file.seek(0)
         return light, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model(data: mmap.mmap, name: str) -> Iterator[bytes]:
-    for number, whole, body in _fields(data, 0, len(data)):
+    for number, whole, body in fields(data, 0, len(data)):
         if number == _GRAPH and body is not None:
             graph = b"".join(_graph(data, *body, name))
             yield _field(_GRAPH, graph)
@@ -53,7 +48,7 @@ def _model(data: mmap.mmap, name: str) -> Iterator[bytes]:
 
 
 def _graph(data: mmap.mmap, start: int, end: int, name: str) -> Iterator[bytes]:
-    for number, whole, body in _fields(data, start, end):
+    for number, whole, body in fields(data, start, end):
         large = number == _INITIALIZER and body is not None and body[1] - body[0] >= _LARGE_TENSOR
         light = _tensor(data, *body, name) if large and body is not None else None
         yield data[slice(*whole)] if light is None else _field(_INITIALIZER, light)
@@ -62,7 +57,7 @@ def _graph(data: mmap.mmap, start: int, end: int, name: str) -> Iterator[bytes]:
 def _tensor(data: mmap.mmap, start: int, end: int, name: str) -> bytes | None:
     """The tensor with the place of its bytes; None where it has none of its own."""
     rest, raw = [], []
-    for number, whole, body in _fields(data, start, end):
+    for number, whole, body in fields(data, start, end):
         if number == _RAW_DATA and body is not None:
             raw.append(body)
         elif whole[1] - whole[0] < _LARGE_TENSOR:
@@ -78,48 +73,5 @@ def _tensor(data: mmap.mmap, start: int, end: int, name: str) -> bytes | None:
     return bytes(tensor.SerializeToString(deterministic=True))
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, Span, Span | None]]:
-    """The number of each field, where all of it is, and where its bytes are if it is made of bytes."""
-    position = start
-    while position < end:
-        key, after = _varint(data, position, end)
-        kind = key & 7
-        body = None
-        if kind == _VARINT:
-            _, after = _varint(data, after, end)
-        elif kind == _BYTES:
-            length, first = _varint(data, after, end)
-            after = first + length
-            body = first, after
-        elif kind in _FIXED:
-            after += _FIXED[kind]
-        else:
-            raise _UnreadableError
-        if after > end:
-            raise _UnreadableError
-        yield key >> 3, (position, after), body
-        position = after
-
-
-def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < end and shift < 70:
-        byte = data[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position
-    raise _UnreadableError
-
-
 def _field(number: int, body: bytes) -> bytes:
-    return bytes([number << 3 | _BYTES]) + varint(len(body)) + body
-
-
-def varint(value: int) -> bytes:
-    """Returns how protobuf writes a number that is not negative: seven bits a byte, the lowest first."""
-    digits = bytearray()
-    while value > 127:
-        digits.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*digits, value])
+    return bytes([number << 3 | BYTES]) + varint(len(body)) + body

@@ -16,8 +16,8 @@ from onnx import GraphProto, ModelProto, TensorProto
 from quantonnx.errors import ModelError
 from quantonnx.exporting import EXTERNAL_FROM, Document, export_value, is_plain, stored_bytes
 from quantonnx.importing import Extras
-from quantonnx.scanning import varint
 from quantonnx.weights import Payload, payload
+from quantonnx.wire import varint
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,19 @@ def exploding_functions(folder: Path) -> None:
         model.functions.append(helper.make_function("own", f"F{level}", ["a"], ["b"], calls, opset))
     last = helper.make_node("Relu", ["a"], ["b"])
     model.functions.append(helper.make_function("own", "F30", ["a"], ["b"], [last], opset))
+    _write(folder, model)
+
+
+def copied_function(folder: Path) -> None:
+    """A function of 1 MB that is called 1500 times."""
+    opset = helper.make_opsetid("", 17), helper.make_opsetid("own", 1)
+    model = parse("g (float[1] x) => (float[1] y) { y = own.F(x) }", domain="own")
+    del model.graph.node[:]
+    ends = ["x", *(f"v{i}" for i in range(1, 1500)), "y"]
+    model.graph.node.extend(helper.make_node("F", [a], [b], domain="own") for a, b in pairwise(ends))
+    weight = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(np.zeros(1 << 18, np.float32)))
+    nodes = [weight, helper.make_node("ReduceSum", ["w"], ["s"]), helper.make_node("Add", ["a", "s"], ["b"])]
+    model.functions.append(helper.make_function("own", "F", ["a"], ["b"], nodes, opset))
     _write(folder, model)
 
 

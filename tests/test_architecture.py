@@ -22,6 +22,7 @@ ORDER = [
     "errors",
     "version",
     "memory",
+    "wire",
     "model_files",
     "placing",
     "schema_checks",

@@ -141,6 +141,7 @@ CASES = [
     Case("1000 nodes backwards", given.chain(1000), "iptc", "no pair was placed"),
     Case("functions in a circle", given.recursive_function, "", "must not be recursive"),
     Case("functions that explode", given.exploding_functions, "", "stand for 1,073,741,824 nodes"),
+    Case("a large function called often", given.copied_function, "", "stand for 1.6 GB"),
     Case(
         "an empty batch",
         text("g (float[0,3,8,8] x) => (y) <float[4,3,3,3] w> { y = Conv(x, w) }"),

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, numpy_helper, parser
 from quantonnx import exporting, scanning
 from quantonnx.errors import ModelError, OutputError
 from quantonnx.model import Model, constant, deferred
+from quantonnx.model_files import external_places
 from quantonnx.weights import ExternalValues
 
 CHAIN = """<ir_version: 10, opset_import: ["" : 17]>
@@ -29,6 +30,26 @@ g (float[N, 4] x) => (float[N, 4] y)
 
 def chain() -> ModelProto:
     return parser.parse_model(CHAIN)
+
+
+def scattered() -> ModelProto:
+    """A model with external data in every place that has tensors; each file is called like its place."""
+
+    def fill(tensor: TensorProto, place: str) -> None:
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+
+    proto = chain()
+    fill(proto.graph.initializer[0], "initializer")
+    sparse = proto.graph.sparse_initializer.add()
+    fill(sparse.values, "values")
+    fill(sparse.indices, "indices")
+    fill(proto.graph.node.add(op_type="Constant").attribute.add(name="value").t, "constant")
+    fill(proto.graph.node.add(op_type="Mine").attribute.add(name="all").tensors.add(), "list")
+    branch = proto.graph.node.add(op_type="If").attribute.add(name="then_branch").g
+    fill(branch.node.add(op_type="Loop").attribute.add(name="body").g.initializer.add(), "body")
+    fill(proto.functions.add(name="f").node.add(op_type="Constant").attribute.add(name="value").t, "function")
+    return proto
 
 
 @pytest.fixture
@@ -53,6 +74,11 @@ class TestExternalData:
         monkeypatch.chdir("/")
         assert model.array(model.find("w"))[1, 0] == 40
         assert numpy_helper.to_array(model.to_proto().graph.initializer[0])[1, 0] == 40
+
+    def test_every_tensor_is_looked_at_for_it(self, tmp_path):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(scattered().SerializeToString())
+        assert external_places(path) == {"initializer", "values", "indices", "constant", "list", "body", "function"}
 
     def test_it_is_streamed_to_a_file_of_its_own(self, outside, tmp_path):
         model = Model.read(outside)
@@ -309,6 +335,11 @@ class TestLargeFiles:
         scanned, parsed = Model.read(inside), Model.read(inside.read_bytes())
         assert scanned.to_bytes() == parsed.to_bytes()
         assert scanned.digest == parsed.digest == hashlib.sha256(inside.read_bytes()).hexdigest()
+
+    def test_a_name_that_is_not_utf_8_is_read_as_a_small_file_is(self, inside):
+        odd = inside.rename(inside.with_name(os.fsdecode(b"\xff.onnx")))
+        assert scanning.scan(odd) is None
+        assert Model.read(odd).to_bytes() == Model.read(odd.read_bytes()).to_bytes()
 
     def test_the_file_is_not_overwritten_while_it_is_needed(self, inside):
         with pytest.raises(OutputError, match="holds the weights of the input model"):

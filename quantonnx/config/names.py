@@ -24,7 +24,7 @@ class NameRules:
 
     def check(self, known: Iterable[str]) -> None:
         """Raises ConfigError for a rule that matches none of `known`, with the nearest names."""
-        known = dict.fromkeys(known)
+        known = dict.fromkeys(known) if self.exact or self.patterns else {}
         for name in self.exact:
             if name not in known and name not in self.optional:
                 raise ConfigError(f"{self.where}: nothing in the model is called {name!r}", near(name, known))
