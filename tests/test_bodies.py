@@ -14,7 +14,7 @@ from models import parse
 from onnx import numpy_helper
 
 import quantonnx as qx
-from quantonnx.bodies import open_bodies
+from quantonnx.bodies import open_bodies, put_back
 from quantonnx.explaining import Explainer
 from quantonnx.inspecting import inspect
 from quantonnx.summary import left_in_float, pairs
@@ -283,6 +283,17 @@ def test_bodies_are_opened_with_names_for_all_their_nodes() -> None:
     assert [body.name for body in opened] == ["choice/then_branch", "choice/else_branch"]
     names = [node.name for body in opened if body.model for node in body.model.graph.nodes]
     assert names == ["left", "choice/then_branch/Tanh_1", "right", "sum"]
+
+
+def test_what_bodies_read_is_found_once_for_all_that_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    around = qx.Model.read(model("if"))
+    before, opened = around.to_bytes(), [(body.name, body.model) for body in open_bodies(around) if body.model]
+    refreshed: list[qx.Model] = []
+    monkeypatch.setattr(qx.Model, "refresh_captured", lambda self: refreshed.append(self))
+    put_back(around, opened)
+    assert len(opened) == 2
+    assert [each is around for each in refreshed] == [True]
+    assert [len(_graphs(each.graph)) for each in (onnx.load_from_string(before), around.to_proto())] == [3, 3]
 
 
 def _values(proto: onnx.ModelProto) -> set[str]:
