@@ -74,7 +74,7 @@ def pack_means(means: Mapping[str, ChannelMeans]) -> dict[str, Array]:
 def unpack_means(names: Sequence[str], arrays: Arrays) -> dict[str, ChannelMeans]:
     """Return the means of the tensors `names`; ValueError or KeyError where the arrays do not fit together."""
     samples, channels = (_checked(arrays[key], "int64", (len(names),)) for key in ("mean_samples", "mean_channels"))
-    rests = arrays.get("mean_rests", np.zeros(int(channels.sum())))  # files of earlier versions have none
+    rests = arrays.get("mean_rests", np.zeros_like(arrays["mean_sums"]))  # files of earlier versions have none
     both = [_checked(array, "float64", (int(channels.sum()),)) for array in (arrays["mean_sums"], rests)]
     if (channels < 0).any():
         raise ValueError("numbers of channels")
