@@ -53,3 +53,8 @@ class CalibrationError(QuantonnxError):
 
 class OutputError(QuantonnxError):
     """A result that cannot be written."""
+
+
+def said(error: BaseException) -> str:
+    """Returns in one line what an error says that is not one of ours; where it says nothing, of which kind it is."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from quantonnx.calibration.feeds import Progress, input_specs, length_of
 from quantonnx.calibration.loading import open_session
 from quantonnx.calibration.running import outputs_of
-from quantonnx.calibration.samples import open_samples
+from quantonnx.calibration.samples import Samples, open_samples
 from quantonnx.calibration.spilling import Spill
 from quantonnx.errors import DataError
 from quantonnx.memory import memory_limit_of
@@ -52,17 +52,17 @@ def compare(
     they run one after the other, and in parts where they do not fit. Raises DataError where there are no samples, or
     where the models or labels do not belong together.
     """
-    exact = Model.read(float_source)
-    stream = open_samples(samples, input_specs(exact), limit=limit)
+    inputs = () if isinstance(samples, Samples) else input_specs(Model.read(float_source))
+    stream = open_samples(samples, inputs, limit=limit)
     labels, total = stream.labels if labels is None else labels, length_of(stream)
     allowed = memory_limit_of(memory_limit)
     if allowed is not None:
-        models = exact, Model.read(quantized_source)
+        models = Model.read(float_source), Model.read(quantized_source)
         return _compare_apart(models, stream, labels, threads, lambda done: progress and progress(done, total), allowed)
     threads = threads or max(1, (os.cpu_count() or 1) // 2)
     sessions = [open_to_compare(source, threads) for source in (float_source, quantized_source)]
-    inputs = [{value.name for value in session.get_inputs()} for session in sessions]
-    pairs = _pairs_of_outputs(inputs, [[value.name for value in session.get_outputs()] for session in sessions])
+    given = [{value.name for value in session.get_inputs()} for session in sessions]
+    pairs = _pairs_of_outputs(given, [[value.name for value in session.get_outputs()] for session in sessions])
     tally = Tally([name for name, _ in pairs], labels)
     with ThreadPoolExecutor(1) as beside:
         for feed in stream:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantonnx.batch.protocol import Outcome, State, Task, Tell
-from quantonnx.batch.remote import DATA, is_url, localised, storing
+from quantonnx.batch.remote import is_url, localised, storing
+from quantonnx.batch.settings import DATA
 from quantonnx.batch.supervising import Finish, supervise
+from quantonnx.errors import said
 
 
 def carry_out(
@@ -23,7 +25,7 @@ def carry_out(
         try:
             local = localised(task, Path(folder))
         except Exception as error:  # whatever a plugin raises, it costs this model alone
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = said(error)
             failed = [Outcome(order.identity, State.FAILED, reason=reason) for order in task.orders]
             for outcome in failed:
                 tell(outcome)

@@ -11,7 +11,7 @@ from typing import Any
 
 from quantonnx.batch.names import distinct_names, safe_name
 from quantonnx.batch.remote import find_remote, is_url
-from quantonnx.batch.settings import EntrySettings, load_batch
+from quantonnx.batch.settings import DATA, FILES, EntrySettings, load_batch
 from quantonnx.calibration.sources import natural_order
 from quantonnx.errors import ConfigError
 
@@ -119,9 +119,7 @@ def _hidden(file: Path) -> bool:
 def _beside(settings: EntrySettings, folder: Path) -> EntrySettings:
     """Settings whose paths are seen from the folder of the file that they stand in."""
     changed: dict[str, Any] = {
-        name: _joined(folder, value)
-        for name in ("data", "eval_data", "config", "patterns")
-        if isinstance(value := getattr(settings, name), str)
+        name: _joined(folder, value) for name in FILES if isinstance(value := getattr(settings, name), str)
     }
     if settings.ort_extension is not None:
         changed["ort_extension"] = tuple(_joined(folder, each) for each in settings.ort_extension)
@@ -140,7 +138,7 @@ def _filled(settings: EntrySettings, model: str) -> EntrySettings:
     folder, _, name = model.rpartition("/")
     words = {"{folder}": folder or ".", "{stem}": Path(name).stem}
     changed = {}
-    for key in ("data", "eval_data"):
+    for key in DATA:
         text = getattr(settings, key)
         for word, value in words.items() if text else ():
             text = text.replace(word, value)

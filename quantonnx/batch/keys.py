@@ -13,6 +13,7 @@ from pathlib import Path
 
 from quantonnx.batch.expansion import Entry, Job
 from quantonnx.batch.remote import is_url, remote_digest
+from quantonnx.batch.settings import FILES
 from quantonnx.model_files import external_files
 from quantonnx.provenance import canonical
 from quantonnx.version import version_of
@@ -20,8 +21,6 @@ from quantonnx.version import version_of
 _PACKAGES = ("quantonnx", "numpy", "onnx", "onnxruntime", "onnx-graphsurgeon")
 _WITHOUT = frozenset({"targets", "memory_limit", "timeout"})
 """Settings that change nothing of what is written."""
-
-_FILES = ("data", "eval_data", "config", "patterns")
 
 
 class Keys:
@@ -33,7 +32,7 @@ class Keys:
     def key(self, job: Job, entry: Entry, *, report: bool) -> str:
         """Returns the SHA-256 of all that an entry is made from. Raises OSError for what cannot be read."""
         settings = job.settings.model_dump(mode="json", exclude=set(_WITHOUT), exclude_none=True)
-        files = {name: self._digest(settings[name]) for name in _FILES if isinstance(settings.get(name), str)}
+        files = {name: self._digest(settings[name]) for name in FILES if isinstance(settings.get(name), str)}
         libraries = [self._digest(path) for path in settings.pop("ort_extension", ())]
         target = self._digest(entry.target) if entry.target.endswith(".py") else entry.target
         content = {

@@ -11,11 +11,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from quantonnx.batch.protocol import Outcome, State, Task
-from quantonnx.errors import ConfigError, DataError, QuantonnxError
+from quantonnx.batch.settings import DATA
+from quantonnx.errors import ConfigError, DataError, QuantonnxError, said
 from quantonnx.model_files import external_places
-
-DATA = ("data", "eval_data")
-"""Settings of a model that may be URLs."""
 
 _STAMPS = (
     "ETag",
@@ -173,7 +171,7 @@ def _fetched(url: str, folder: Path, name: str = "") -> Path:
     except QuantonnxError:
         raise
     except Exception as error:  # every plugin has errors of its own
-        told = " ".join(str(error).split()) or type(error).__name__
+        told = said(error)
         raise DataError(f"{url} cannot be read: {told[:300]}") from error
     return target
 

@@ -14,7 +14,7 @@ from quantonnx.batch.journal import Records, read_records
 from quantonnx.batch.keys import Keys, output_digest
 from quantonnx.batch.protocol import Event, Order, Outcome, State, Task
 from quantonnx.batch.remote import fetch, joined, remote_digest, upload
-from quantonnx.errors import OutputError
+from quantonnx.errors import OutputError, said
 from quantonnx.placing import sweep
 
 REPORT = ".report"
@@ -144,7 +144,7 @@ class _Copy:
             upload(self._journal, self._url)
             self._wrong = ""
         except Exception as error:  # every plugin has errors of its own
-            self._wrong = " ".join(str(error).split())[:300] or type(error).__name__
+            self._wrong = said(error)[:300]
             if not self._noted:
                 self._note(f"{self._url} cannot be stored: {self._wrong}; it is tried again")
             self._noted = True

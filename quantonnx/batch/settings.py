@@ -18,6 +18,13 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
+DATA = ("data", "eval_data")
+"""Settings that name samples: a path, or a URL."""
+
+FILES = (*DATA, "config", "patterns")
+"""Settings that name files."""
+
+
 def parse_seconds(value: Any) -> float:
     """Returns a number of seconds: 90, "90s", "10min" or "2h". Raises ValueError."""
     found = None if isinstance(value, bool) else _DURATION.fullmatch(str(value))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from quantonnx.batch.protocol import State
 from quantonnx.batch.remote import joined, upload
 from quantonnx.batch.running import REPORT, Item
-from quantonnx.errors import OutputError
+from quantonnx.errors import OutputError, said
 from quantonnx.placing import into_place
 from quantonnx.version import version_of
 
@@ -106,7 +106,7 @@ def write_summary(items: Sequence[Item], out: Path, storage: str = "") -> None:
         try:
             upload(target, joined(storage, target.name))
         except Exception as error:  # every plugin has errors of its own
-            told = " ".join(str(error).split())[:300] or type(error).__name__
+            told = said(error)[:300]
             raise OutputError(f"{joined(storage, target.name)} cannot be stored: {told}", f"it is in {out}") from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantonnx.calibration.feeds import InputSpec
-from quantonnx.errors import ConfigError, DataError
+from quantonnx.errors import ConfigError, DataError, said
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +82,7 @@ def _decoded(path: Path, mode: str) -> Image:
     except DataError:
         raise
     except Exception as error:  # Pillow raises many types on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = said(error)
         raise DataError(f"{str(path)!r} cannot be read as an image: {reason}") from error
 
 

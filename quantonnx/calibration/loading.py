@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from quantonnx.calibration.concurrency import MOST_AT_ONCE, cores
 from quantonnx.calibration.extensions import register
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
@@ -54,8 +55,7 @@ def open_session(
         return load_session(model, threads, optimize=optimize, disabled=disabled)
     with ExitStack() as stack:
         source = prepared(model, stack, lambda proto: None)
-        bounded = weight_bytes(model) > LARGEST_REARRANGED
-        return load_session(source, threads, optimize=optimize, bounded=bounded, disabled=disabled)
+        return load_session(source, threads, optimize=optimize, bounded=is_large(model), disabled=disabled)
 
 
 def prepared(model: Model, stack: ExitStack, change: Callable[[onnx.ModelProto], None]) -> bytes | str:
@@ -76,6 +76,16 @@ def weight_bytes(model: Model) -> int:
     """Return the bytes of all constants."""
     constants = (value for value in model.tensors().values() if isinstance(value, gs.Constant))
     return sum(prod(value.shape) * getattr(value.dtype, "itemsize", 1) for value in constants)
+
+
+def is_large(model: Model) -> bool:
+    """Return whether ONNX Runtime may not keep the weights a second time."""
+    return weight_bytes(model) > LARGEST_REARRANGED
+
+
+def samples_at_once(model: Model, threads: int | None) -> int:
+    """Return how many samples run side by side: a core each, but one at a time where the model is large."""
+    return 1 if is_large(model) else min(cores(threads), MOST_AT_ONCE)
 
 
 def load_session(

@@ -12,14 +12,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from quantonnx.calibration.loading import (
-    FLOAT_BIASES,
-    LARGEST_REARRANGED,
-    first_line,
-    load_session,
-    open_session,
-    weight_bytes,
-)
+from quantonnx.calibration.loading import FLOAT_BIASES, first_line, is_large, load_session, open_session
 from quantonnx.calibration.parts import Watched, parts_of
 from quantonnx.calibration.staging import Stages, Stream
 from quantonnx.errors import DataError
@@ -79,17 +72,13 @@ def _parts(model: Model, feed: Feed, memory_limit: int) -> Stages | None:
     return parts_of(Watched(model, lambda proto: None, shapes, tuple, kept=True), memory_limit)
 
 
-def _bounded(model: Model) -> bool:
-    return weight_bytes(model) > LARGEST_REARRANGED
-
-
 def _through(
     model: Model, parts: Stages, feeds: Iterable[Feed], threads: int | None, *, float_biases: bool
 ) -> Iterator[list[Any]]:
     disabled = FLOAT_BIASES if float_biases else ()
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as name:
         folder = Path(name) / "values"
-        stream = Stream(parts, folder, feeds, threads, bounded=_bounded(model), disabled=disabled)
+        stream = Stream(parts, folder, feeds, threads, bounded=is_large(model), disabled=disabled)
         for part in parts:
             stream.advance(part, {})
         for sample in range(stream.samples):

@@ -19,11 +19,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quantonnx.calibration.collected import DataSource, Statistics
-from quantonnx.calibration.concurrency import MOST_AT_ONCE, Follower, Item, cores, in_order
+from quantonnx.calibration.concurrency import Follower, Item, cores, in_order
 from quantonnx.calibration.digest import SampleDigest
 from quantonnx.calibration.feeds import ForwardLoop, Progress, input_specs, length_of, named
 from quantonnx.calibration.keeping import KeptSamples
-from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
+from quantonnx.calibration.loading import first_line, is_large, load_session, prepared, samples_at_once
 from quantonnx.calibration.parts import Watched, in_one_piece, parts_of
 from quantonnx.calibration.samples import open_samples
 from quantonnx.calibration.sources import Part, shared_rows
@@ -121,7 +121,7 @@ class Collector:
             self._session = self._open(feed, max(cores(self._threads) // self._at_once(), 1))
 
     def _at_once(self) -> int:
-        return 1 if weight_bytes(self._model) > LARGEST_REARRANGED else min(cores(self._threads), MOST_AT_ONCE)
+        return samples_at_once(self._model, self._threads)
 
     def run_all(self, samples: Iterable[Mapping[str, Array]], progress: Progress | None = None) -> None:
         """Run every feed; `progress` is called with the number of samples done and, when known, of all."""
@@ -217,7 +217,7 @@ class Collector:
                 progress(done, len(parts) * sum(rows))
 
         with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder:
-            bounded = weight_bytes(self._model) > LARGEST_REARRANGED
+            bounded = is_large(self._model)
             stream = Stream(parts, Path(folder) / "values", begun(), self._threads, bounded=bounded)
             for part in parts:
                 stream.advance(part, {}, watch)
@@ -259,7 +259,7 @@ class Collector:
     def _open(self, feed: Mapping[str, Array], threads: int) -> ort.InferenceSession:
         with ExitStack() as stack:
             source = prepared(self._model, stack, partial(self._tap, feed))
-            return load_session(source, threads, bounded=weight_bytes(self._model) > LARGEST_REARRANGED)
+            return load_session(source, threads, bounded=is_large(self._model))
 
     def _record(self, values: Mapping[str, Array], rows: int) -> None:
         if all(spec.name in values for spec in self._inputs):

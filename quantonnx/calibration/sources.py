@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from quantonnx.calibration.feeds import Feed, InputSpec, named
-from quantonnx.errors import DataError
+from quantonnx.errors import DataError, said
 from quantonnx.reading import ExternalData
 
 Array = NDArray[Any]
@@ -205,7 +205,7 @@ def _reading(where: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = said(error)
         raise DataError(f"{where} cannot be read: {reason}", "save it again") from error
 
 

@@ -211,7 +211,8 @@ def _options(place: str, work: WorkOptions, spread: SpreadOptions) -> Options:
 
 def _check_split(jobs: Sequence[Job], options: Options) -> None:
     """Raises ConfigError where the workers of a cluster could not see what they are to share."""
-    from quantonnx.batch.remote import DATA, is_url
+    from quantonnx.batch.remote import is_url
+    from quantonnx.batch.settings import DATA
 
     if options.split is None or options.scheduler is None:
         return

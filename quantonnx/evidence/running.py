@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from quantonnx.calibration.concurrency import MOST_AT_ONCE, cores, in_order
+from quantonnx.calibration.concurrency import cores, in_order
 from quantonnx.calibration.feeds import Progress, length_of
-from quantonnx.calibration.loading import LARGEST_REARRANGED, first_line, load_session, prepared, weight_bytes
+from quantonnx.calibration.loading import first_line, is_large, load_session, prepared, samples_at_once
 from quantonnx.calibration.sources import shared_rows
 from quantonnx.errors import DataError
 from quantonnx.model import Model
@@ -36,12 +36,11 @@ def totals(
     `outputs` says of each whether it is added up (sum), or its smallest or largest value is kept (min, max). Samples
     run side by side, as in calibration. Raises DataError for a feed that does not run, or where there is none.
     """
-    large = weight_bytes(model) > LARGEST_REARRANGED
-    at_once = 1 if large else min(cores(threads), MOST_AT_ONCE)
+    at_once = samples_at_once(model, threads)
     with ExitStack() as stack:
         source = prepared(model, stack, lambda proto: None)
         per_sample = max(cores(threads) // at_once, 1)
-        session = load_session(source, per_sample, bounded=large, pairs_as_written=True)
+        session = load_session(source, per_sample, bounded=is_large(model), pairs_as_written=True)
     found: dict[str, float] = {}
     seen, total = 0, length_of(samples)
     for values, rows in in_order(lambda task: _run(session, outputs, *task), enumerate(samples), at_once):

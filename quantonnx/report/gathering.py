@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from quantonnx.calibration.collected import Statistics
 from quantonnx.calibration.feeds import Progress
-from quantonnx.calibration.samples import input_specs, open_samples
 from quantonnx.calibration.session import Collector
 from quantonnx.calibration.statistics import TensorStatistics
 from quantonnx.drawing import draw
@@ -61,7 +60,7 @@ def observe_tensors(
     `samples` is what `open_samples` takes. A value that holds NaN or infinity, or that no sample reaches, has none.
     """
     with Collector(model, sorted(tensors), threads=threads, lenient=True) as collector:
-        collector.run_all(open_samples(samples, input_specs(model), limit=limit), progress)
+        collector.observe(samples, limit=limit, progress=progress)
         return collector.collected()
 
 
