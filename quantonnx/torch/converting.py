@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import torch
-from torch import nn
 
 from quantonnx.errors import ModelError
 from quantonnx.model import Model

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.element_types import FLOATS
+from quantonnx.torch.node import Array
 
 _MOVING = frozenset(
     {"Identity", "Cast", "Concat", "Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"}
@@ -42,7 +43,7 @@ _LARGEST = 1e4
 """Additive masks hold −1e9 and the like in the place of −∞; no weight is so large."""
 
 
-def is_weight(constant: gs.Constant, values: np.ndarray) -> bool:  # type: ignore[type-arg]
+def is_weight(constant: gs.Constant, values: Array) -> bool:
     """True for float values, more than one, that some operator multiplies, adds or looks up.
 
     Running statistics, bounds, exponents, masks and the numbers of Q/DQ pairs are none.
