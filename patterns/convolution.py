@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from quantonnx.batch_norm_folds import BatchNormFold
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import (
     INPUT,
@@ -78,9 +79,16 @@ class ConvBN(Pattern):
             return
         weight, bias = self._folded()
         value = self.bn.outputs[0].name
-        graph.set_input(self.conv, 1, graph.constant(f"{value}_weight", weight))
-        graph.set_input(self.conv, 2, graph.constant(f"{value}_bias", bias))
+        folded = graph.constant(f"{value}_weight", weight), graph.constant(f"{value}_bias", bias)
+        graph.model.folds[folded[0].name] = self._fold(folded[1].name)
+        graph.set_input(self.conv, 1, folded[0])
+        graph.set_input(self.conv, 2, folded[1])
         graph.take_output(self.conv, self.bn)
+
+    def _fold(self, folded_bias: str) -> BatchNormFold:
+        epsilon, momentum = self.bn.attrs.get("epsilon", 1e-5), self.bn.attrs.get("momentum", 0.9)
+        normalized = self.gamma, self.beta, self.mean, self.variance
+        return BatchNormFold(self.weight, self.bias, *normalized, epsilon, momentum, folded_bias)
 
     def _outputs(self) -> int:
         groups = self.conv.attrs.get("group", 1)
