@@ -27,11 +27,15 @@ _SIZE_READERS = ("Shape", "Size")
 @dataclass(frozen=True)
 class Layers:
     """Layers to put into the graph: in front of a node's input, behind a value for all its readers, or in the place of
-    a node, which gets the values that are named besides the node's first input. Each is a path in the module."""
+    a node, which gets the values that are named besides the node's first input. Each is a path in the module.
+
+    `constants` are further constants that these layers read, with whether they are trained.
+    """
 
     reads: Mapping[tuple[str, int], str] = field(default_factory=dict)
     gives: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    constants: Mapping[str, tuple[gs.Constant, bool]] = field(default_factory=dict)
 
 
 class Converter:
@@ -48,6 +52,7 @@ class Converter:
 
     def program(self) -> Program:
         """Returns the steps. Raises ModelError with all operators that have no translation."""
+        self.constants.update((name, value) for name, (value, _) in self.layers.constants.items())
         for node in self.model.graph.nodes:
             for value in node.inputs:
                 if isinstance(value, gs.Constant):
@@ -203,7 +208,8 @@ class Converter:
         if known not in self.states.paths:
             constant = self.constants[name]
             values: Array = load_array(constant)
-            self.states.add(known, to_torch(values), trained=is_weight(constant, values))
+            trained = self.layers.constants[name][1] if name in self.layers.constants else is_weight(constant, values)
+            self.states.add(known, to_torch(values), trained=trained)
         return known
 
 
