@@ -112,6 +112,7 @@ ORDER = [
     "report",
     "search",
     "quantonnx",
+    "torch",
     "demo",
     "batch",
     "commands",
