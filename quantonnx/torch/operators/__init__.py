@@ -1,0 +1,14 @@
+"""What each operator of ONNX is in torch: a table of translations, a module for each family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from quantonnx.torch.node import Translation
+from quantonnx.torch.operators import convolution, elementwise, shaping
+
+OPERATORS: Mapping[str, Translation] = MappingProxyType(
+    {**elementwise.OPERATORS, **shaping.OPERATORS, **convolution.OPERATORS}
+)
+"""Translations by operator; one of another domain is called `domain.Operator`."""
