@@ -114,6 +114,7 @@ ORDER = [
     "search",
     "torch",
     "quantonnx",
+    "torch",
     "demo",
     "batch",
     "commands",
