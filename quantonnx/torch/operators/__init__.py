@@ -6,9 +6,27 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from quantonnx.torch.node import Translation
-from quantonnx.torch.operators import convolution, elementwise, shaping
+from quantonnx.torch.operators import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    shaping,
+)
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(
-    {**elementwise.OPERATORS, **shaping.OPERATORS, **convolution.OPERATORS}
+    {
+        **elementwise.OPERATORS,
+        **shaping.OPERATORS,
+        **activation.OPERATORS,
+        **convolution.OPERATORS,
+        **linear.OPERATORS,
+        **normalization.OPERATORS,
+        **padding.OPERATORS,
+        **pooling.OPERATORS,
+    }
 )
 """Translations by operator; one of another domain is called `domain.Operator`."""
