@@ -1,0 +1,32 @@
+"""What each operator of ONNX is in torch: a table of translations, a module for each family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from quantonnx.torch.node import Translation
+from quantonnx.torch.operators import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    shaping,
+)
+
+OPERATORS: Mapping[str, Translation] = MappingProxyType(
+    {
+        **elementwise.OPERATORS,
+        **shaping.OPERATORS,
+        **activation.OPERATORS,
+        **convolution.OPERATORS,
+        **linear.OPERATORS,
+        **normalization.OPERATORS,
+        **padding.OPERATORS,
+        **pooling.OPERATORS,
+    }
+)
+"""Translations by operator; one of another domain is called `domain.Operator`."""
