@@ -1,8 +1,8 @@
 """Quantize and dequantize tensors as `quantonnx.formats` does arrays, bit for bit, and with gradients.
 
-PyTorch's own kernels multiply with the reciprocal of the scale, which rounds some values to the next code; ONNX divides.
-In place and without a kept mask, plain operators take a fifth of their time on a CPU. The results differ from numpy's
-in nothing but the sign of zeros.
+PyTorch's own kernels multiply with the reciprocal of the scale, which takes some values to the next code, where ONNX
+divides. In place and without a kept mask, plain operators take a fifth of their time on a CPU. The results differ from
+numpy's in nothing but the sign of zeros.
 """
 
 from __future__ import annotations

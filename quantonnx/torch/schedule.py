@@ -107,7 +107,7 @@ def _freeze(module: nn.Module, *, frozen: bool) -> None:
         if isinstance(layer, _BatchNorm):
             _freeze_layer(layer, frozen=frozen, training=module.training)
         elif isinstance(getattr(layer, "frozen", None), bool):
-            layer.frozen = frozen
+            layer.frozen = frozen  # type: ignore[assignment] # torch takes every attribute for a tensor or a module
 
 
 def _freeze_layer(layer: nn.Module, *, frozen: bool, training: bool) -> None:
