@@ -6,9 +6,27 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from quantonnx.torch.node import Translation
-from quantonnx.torch.operators import convolution, elementwise, shaping
+from quantonnx.torch.operators import (
+    conversion,
+    convolution,
+    elementwise,
+    generating,
+    indexing,
+    reductions,
+    shaping,
+)
+
+_FAMILIES = (
+    elementwise,
+    conversion,
+    reductions,
+    shaping,
+    indexing,
+    generating,
+    convolution,
+)
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(
-    {**elementwise.OPERATORS, **shaping.OPERATORS, **convolution.OPERATORS}
+    {op: translation for family in _FAMILIES for op, translation in family.OPERATORS.items()}
 )
 """Translations by operator; one of another domain is called `domain.Operator`."""
