@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import torch
 from torch import nn
 
 from quantonnx.errors import ModelError
@@ -140,9 +139,9 @@ class Converter:
     def _operand(self, names: list[str], place: int, call: Call) -> str:
         name = names[place] if 0 <= place < len(names) else ""
         wanted = place in call.numbers or place in call.scalars
-        if wanted and name and (name in self.numbers or self._as_literal(name)):
-            if place in call.numbers or not self.numbers[name].rank:
-                return self._number_name(name)
+        known = wanted and name and (name in self.numbers or self._as_literal(name))
+        if known and (place in call.numbers or not self.numbers[name].rank):
+            return self._number_name(name)
         return self._tensor(name)
 
     def _kind(self, name: str) -> Kind | None:

@@ -11,7 +11,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818  # it says what a node is
     """Says in a few words what about a node cannot be expressed; all such nodes of a model become one error."""
 
 
@@ -74,7 +74,7 @@ Translation = Callable[[Node], Call]
 
 
 class Kind(NamedTuple):
-    """Python numbers as a translation sees them: type, rank (0, or 1 for a tuple), and the value if it never changes."""
+    """Python numbers as a translation sees them: their type, rank (0, or 1 for a tuple), and value if it is fixed."""
 
     dtype: np.dtype[Any]
     rank: int

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 Values = dict[str, Any]
 FindLayer = Callable[[str], nn.Module]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantonnx.torch.dtypes import torch_dtype_of
+from quantonnx.torch.dtypes import torch_dtype, torch_dtype_of
 from quantonnx.torch.node import Call, Node, Translation
 
 _RATIO_AS_INPUT = 12
@@ -58,6 +58,12 @@ def _cast(node: Node) -> Call:
     return Call(cast, (0,), {"dtype": torch_dtype_of(node.get("to"))})
 
 
+def _cast_like(node: Node) -> Call:
+    if 1 in node.constants:
+        return Call(cast, (0,), {"dtype": torch_dtype(node.constants[1].dtype)})
+    return Call(cast_like, (0, 1))
+
+
 def _dropout(node: Node) -> Call:
     masked = len(node.wanted) > 1 and node.wanted[1]
     if node.opset < _RATIO_AS_INPUT:
@@ -70,7 +76,7 @@ def _dropout(node: Node) -> Call:
 
 OPERATORS: dict[str, Translation] = {
     "Cast": _cast,
-    "CastLike": lambda node: Call(cast_like),
+    "CastLike": _cast_like,
     "Dropout": _dropout,
     "Identity": lambda node: Call(identity),
 }

@@ -22,6 +22,7 @@ class Widened:
     function: Callable[..., Any]
 
     def __call__(self, *values: Any, **settings: Any) -> Any:
+        """Returns what the function does, in the type that went in."""
         dtype = next((value.dtype for value in values if isinstance(value, Tensor)), None)
         if dtype not in _UNSIGNED:
             return self.function(*values, **settings)
@@ -143,7 +144,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Atan": torch.atan,
     "Atanh": torch.atanh,
     "BitwiseAnd": torch.bitwise_and,
-    
     "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor,
     "Ceil": torch.ceil,

@@ -31,9 +31,8 @@ def gather_elements(x: Tensor, indices: Tensor, axis: int) -> Tensor:
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
     """Returns the slices of `x` at the places that the last axis of `indices` spells, past `batch_dims` shared axes."""
     places = indices.long()
-    grids = torch.meshgrid(*(torch.arange(n, device=x.device) for n in x.shape[:batch_dims]), indexing="ij")
-    inner = places.ndim - 1 - batch_dims
-    batch = tuple(grid.reshape(grid.shape + (1,) * inner) for grid in grids) if batch_dims else ()
+    ahead = range(places.ndim - 2, places.ndim - 2 - batch_dims, -1)
+    batch = (torch.arange(n, device=x.device).reshape(-1, *(1,) * k) for n, k in zip(x.shape, ahead, strict=False))
     return x[(*batch, *places.unbind(-1))]
 
 
@@ -130,7 +129,9 @@ def unique_values(x: Tensor, axis: int | None, ordered: bool) -> Tensor:
 
 
 def _reverse_sequence(node: Node) -> Call:
-    return Call(reverse_sequence, (0, 1), {name: node.get(name, d) for name, d in (("batch_axis", 1), ("time_axis", 0))})
+    return Call(
+        reverse_sequence, (0, 1), {name: node.get(name, d) for name, d in (("batch_axis", 1), ("time_axis", 0))}
+    )
 
 
 OPERATORS: dict[str, Translation] = {

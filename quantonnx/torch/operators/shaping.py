@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,10 +111,11 @@ def depth_to_space(x: Tensor, size: int, columns_first: bool) -> Tensor:
     return blocks.reshape(batch, inner, height * size, width * size)
 
 
-def space_to_depth(x: Tensor, size: int) -> Tensor:
-    """Returns squares of that size as blocks of channels: [N, C, H, W] becomes [N, size²·C, H/size, W/size]."""
+def space_to_depth(x: Tensor, size: int, columns_first: bool) -> Tensor:
+    """Returns squares of that size as blocks of channels: [N, C, H, W] becomes [N, C·size², H/size, W/size]."""
     batch, channels, height, width = x.shape
-    blocks = x.reshape(batch, channels, height // size, size, width // size, size).permute(0, 3, 5, 1, 2, 4)
+    blocks = x.reshape(batch, channels, height // size, size, width // size, size)
+    blocks = blocks.permute(0, 1, 3, 5, 2, 4) if columns_first else blocks.permute(0, 3, 5, 1, 2, 4)
     return blocks.reshape(batch, channels * size**2, height // size, width // size)
 
 
@@ -149,19 +152,19 @@ def _transpose(node: Node) -> Call:
     return Call(transpose, (0,), {"axes": tuple(axes) if axes is not None else None})
 
 
-def _depth_to_space(node: Node) -> Call:
+def _blocks(function: Callable[..., Tensor], node: Node) -> Call:
     columns_first = node.get("mode", "DCR") == "CRD"
-    return Call(depth_to_space, (0,), {"size": node.get("blocksize"), "columns_first": columns_first})
+    return Call(function, (0,), {"size": node.get("blocksize"), "columns_first": columns_first})
 
 
 OPERATORS: dict[str, Translation] = {
     "Concat": lambda node: Call(concat, settings={"axis": node.get("axis", 1)}),
-    "DepthToSpace": _depth_to_space,
+    "DepthToSpace": partial(_blocks, depth_to_space),
     "Expand": lambda node: Call(expand, (0, 1), numbers=frozenset({1})),
     "Flatten": lambda node: Call(flatten, (0,), {"axis": node.get("axis", 1)}),
     "Reshape": _reshape,
     "Slice": _slice,
-    "SpaceToDepth": lambda node: Call(space_to_depth, (0,), {"size": node.get("blocksize")}),
+    "SpaceToDepth": partial(_blocks, space_to_depth),
     "Split": _split,
     "Squeeze": _axes,
     "Tile": lambda node: Call(tile, (0, 1), numbers=frozenset({1})),
