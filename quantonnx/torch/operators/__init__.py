@@ -14,6 +14,7 @@ from quantonnx.torch.operators import (
     normalization,
     padding,
     pooling,
+    resizing,
     shaping,
 )
 
@@ -27,6 +28,7 @@ OPERATORS: Mapping[str, Translation] = MappingProxyType(
         **normalization.OPERATORS,
         **padding.OPERATORS,
         **pooling.OPERATORS,
+        **resizing.OPERATORS,
     }
 )
 """Translations by operator; one of another domain is called `domain.Operator`."""
