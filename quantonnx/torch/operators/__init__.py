@@ -14,6 +14,7 @@ from quantonnx.torch.operators import (
     normalization,
     padding,
     pooling,
+    recurrent,
     resizing,
     shaping,
 )
@@ -28,6 +29,7 @@ OPERATORS: Mapping[str, Translation] = MappingProxyType(
         **normalization.OPERATORS,
         **padding.OPERATORS,
         **pooling.OPERATORS,
+        **recurrent.OPERATORS,
         **resizing.OPERATORS,
     }
 )
