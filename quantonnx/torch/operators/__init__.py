@@ -17,7 +17,9 @@ from quantonnx.torch.operators import (
     normalization,
     padding,
     pooling,
+    recurrent,
     reductions,
+    resizing,
     shaping,
 )
 
@@ -32,7 +34,9 @@ _FAMILIES = (
     normalization,
     padding,
     pooling,
+    recurrent,
     reductions,
+    resizing,
     shaping,
 )
 
