@@ -111,6 +111,7 @@ ORDER = [
     "evidence",
     "report",
     "search",
+    "torch",
     "quantonnx",
     "demo",
     "batch",
