@@ -114,7 +114,6 @@ ORDER = [
     "search",
     "torch",
     "quantonnx",
-    "torch",
     "demo",
     "batch",
     "commands",

@@ -1,8 +1,8 @@
 """Quantize and dequantize tensors as `quantonnx.formats` does arrays, bit for bit, and with gradients.
 
-PyTorch's own kernels multiply with the reciprocal of the scale, which rounds some values to the next code; ONNX divides.
-In place and without a kept mask, plain operators take a fifth of their time on a CPU. The results differ from numpy's
-in nothing but the sign of zeros.
+PyTorch's own kernels multiply with the reciprocal of the scale, which takes some values to the next code, where ONNX
+divides. In place and without a kept mask, plain operators take a fifth of their time on a CPU. The results differ from
+numpy's in nothing but the sign of zeros.
 """
 
 from __future__ import annotations
@@ -154,14 +154,14 @@ class _Learned(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point, random = ctx.saved_tensors
-        low, high, _ = ctx.how
+        low, high, rounding = ctx.how
         gradient = gradients[0]
         passed = _passed(gradient, _in_codes(x, scale, zero_point), (low, high))
         of_zero_point = None
         if zero_point is not None and ctx.needs_input_grad[2]:
             clipped = (gradient - passed).mul_(scale).mul_(-ctx.factor)
             of_zero_point = clipped.sum_to_size(zero_point.shape)
-        steps = _codes(x, scale, zero_point, *ctx.how, random).mul_(gradient)
+        steps = _codes(x, scale, zero_point, low, high, rounding, random).mul_(gradient)
         steps = steps.sub_((x / scale).mul_(passed)).mul_(ctx.factor)
         return passed, steps.sum_to_size(scale.shape), of_zero_point, *[None] * 6
 

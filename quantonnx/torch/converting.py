@@ -13,8 +13,9 @@ from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
 from quantonnx.torch.dtypes import to_torch, torch_dtype
-from quantonnx.torch.node import Array, Call, Node, NumberCall, Unsupported
-from quantonnx.torch.numbers import NUMBER_OPERATORS, fits_numbers, from_array, sizes_of
+from quantonnx.torch.node import Array, Call, Kind, Node, NumberCall, Unsupported
+from quantonnx.torch.number_rows import fits_numbers, from_array, sizes_of, sizes_of_numbers
+from quantonnx.torch.numbers import NUMBER_OPERATORS
 from quantonnx.torch.operators import OPERATORS
 from quantonnx.torch.program import Program, Step, as_tensor, with_drops
 from quantonnx.torch.states import States
@@ -45,10 +46,11 @@ class Converter:
         self.model, self.states, self.layers, self.prefix = model, states, layers, prefix
         self.steps: list[Step] = []
         self.literals: dict[str, Any] = {}
-        self.numbers: dict[str, tuple[np.dtype[Any], int]] = {}
+        self.numbers: dict[str, Kind] = {}
         self.constants: dict[str, gs.Constant] = {}
         self.refused: dict[str, list[str]] = {}
         self._made: set[str] = set()
+        self._given_by: dict[str, gs.Variable] = {}
 
     def program(self) -> Program:
         """Returns the steps. Raises ModelError with all operators that have no translation."""
@@ -97,10 +99,13 @@ class Converter:
 
     def _on_numbers(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> bool:
         """Emits a step on Python numbers where all operands are such; False where that cannot be."""
-        known = [name in self.numbers or self._as_literal(name) for name in names if name]
-        if node.domain or node.op not in NUMBER_OPERATORS or not known or not all(known):
+        if node.domain or node.op not in NUMBER_OPERATORS:
             return False
-        call = NUMBER_OPERATORS[node.op](self._seen(node, names), [self.numbers.get(name) for name in names])
+        sized = any(name in self.numbers and name not in self.constants for name in names)
+        known = [name in self.numbers or self._as_literal(name, floats=sized) for name in names if name]
+        if not known or not all(known):
+            return False
+        call = NUMBER_OPERATORS[node.op](self._seen(node, names), [self._kind(name) for name in names])
         if call is None:
             return False
         self._emit_numbers(node, tuple(self._number_name(name) for name in names), call, outputs)
@@ -109,7 +114,7 @@ class Converter:
     def _emit_numbers(self, node: gs.Node, inputs: tuple[str, ...], call: NumberCall, outputs: tuple[str, ...]) -> None:
         for output in outputs:
             if output:
-                self.numbers[output] = call.dtype, call.rank
+                self.numbers[output] = Kind(call.dtype, call.rank)
         if all(name in self.literals or not name for name in inputs) and len(outputs) == 1:
             values = [self.literals.get(name) for name in inputs]
             self.literals[outputs[0]] = call.function(*values, **call.settings)
@@ -127,37 +132,48 @@ class Converter:
         call = OPERATORS[key](seen)
         places = range(len(names)) if call.inputs is None else call.inputs
         inputs = tuple(self._operand(names, place, call) for place in places)
+        if isinstance(call.function, nn.Module):
+            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", call.function)
+            self.steps.append(Step(node.name, node.op, inputs, outputs, call.settings, layer=layer))
+            return
         self.steps.append(
             Step(node.name, node.op, inputs, outputs, call.settings, call.function, on_device=call.on_device)
         )
 
     def _operand(self, names: list[str], place: int, call: Call) -> str:
-        name = names[place] if place < len(names) else ""
-        if place in call.numbers and name and (name in self.numbers or self._as_literal(name)):
+        name = names[place] if 0 <= place < len(names) else ""
+        wanted = place in call.numbers or place in call.scalars
+        known = wanted and name and (name in self.numbers or self._as_literal(name))
+        if known and (place in call.numbers or not self.numbers[name].rank):
             return self._number_name(name)
         return self._tensor(name)
 
+    def _kind(self, name: str) -> Kind | None:
+        """Returns what is known of Python numbers; None for an absent input."""
+        kind = self.numbers.get(name)
+        return kind and kind._replace(literal=self.literals.get(self._number_name(name)))
+
     def _size(self, node: gs.Node, name: str, seen: Node) -> None:
-        output = node.outputs[0].name
-        if name in self.numbers:
-            raise Unsupported("of a shape")
-        self.numbers[output] = np.dtype(np.int64), 0 if node.op == "Size" else 1
+        of_numbers = name in self.numbers and name not in self.constants
         settings = {"start": seen.get("start", 0), "end": seen.get("end")} if node.op == "Shape" else {"count": True}
-        self.steps.append(Step(node.name, node.op, (self._tensor(name),), (output,), settings, sizes_of))
+        function = sizes_of_numbers if of_numbers else sizes_of
+        call = NumberCall(function, np.dtype(np.int64), 0 if node.op == "Size" else 1, settings)
+        self._emit_numbers(node, (name if of_numbers else self._tensor(name),), call, (node.outputs[0].name,))
 
     def _seen(self, node: gs.Node, names: list[str]) -> Node:
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
         constants = {i: load_array(self.constants[name]) for i, name in enumerate(names) if name in self.constants}
-        numbers = {i: self.numbers[name][1] for i, name in enumerate(names) if name in self.numbers}
+        numbers = {i: self.numbers[name].rank for i, name in enumerate(names) if name in self.numbers}
+        types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers)
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types)
 
     def _constant_node(self, node: gs.Node) -> None:
         name = node.outputs[0].name
         values = _constant_values(node)
         self.constants[name] = values if isinstance(values, gs.Constant) else gs.Constant(name, values)
-        self.constants[name].outputs = node.outputs[0].outputs
+        self._given_by[name] = node.outputs[0]
 
     def _read(self, node: gs.Node, index: int, value: gs.Tensor) -> str:
         layer = self.layers.reads.get((node.name, index))
@@ -177,13 +193,13 @@ class Converter:
             self.steps.append(Step(name, "FakeQuantize", (self._tensor(name),), (result,), layer=layer))
         return result
 
-    def _as_literal(self, name: str) -> bool:
+    def _as_literal(self, name: str, *, floats: bool = False) -> bool:
         """True where a constant can be Python numbers, which it then is, beside the tensor."""
         constant = self.constants.get(name)
-        if constant is None or not fits_numbers(constant):
+        if constant is None or not fits_numbers(constant, floats=floats):
             return False
         values = load_array(constant)
-        self.numbers[name] = values.dtype, values.ndim
+        self.numbers[name] = Kind(values.dtype, values.ndim)
         self.literals[f"{name} as numbers"] = from_array(values)
         return True
 
@@ -199,7 +215,7 @@ class Converter:
         result = f"{name} as tensor"
         if result not in self._made:
             self._made.add(result)
-            settings = {"dtype": torch_dtype(self.numbers[name][0])}
+            settings = {"dtype": torch_dtype(self.numbers[name].dtype)}
             self.steps.append(Step(name, "Shape", (name,), (result,), settings, as_tensor, on_device=True))
         return result
 
@@ -208,7 +224,8 @@ class Converter:
         if known not in self.states.paths:
             constant = self.constants[name]
             values: Array = load_array(constant)
-            trained = self.layers.constants[name][1] if name in self.layers.constants else is_weight(constant, values)
+            giver = self._given_by.get(name, constant)
+            trained = self.layers.constants[name][1] if name in self.layers.constants else is_weight(giver, values)
             self.states.add(known, to_torch(values), trained=trained)
         return known
 

@@ -42,7 +42,7 @@ def grouped(x: Tensor, fmt: TensorFormat) -> Tensor:
     missing = -x.shape[axis] % fmt.group_size
     if missing:
         x = functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, missing])
-    return x.unflatten(axis, (-1, fmt.group_size))
+    return x.reshape(*x.shape[:axis], -1, fmt.group_size, *x.shape[axis + 1 :])
 
 
 def ungrouped(x: Tensor, fmt: TensorFormat, size: int) -> Tensor:

@@ -8,25 +8,39 @@ from types import MappingProxyType
 from quantonnx.torch.node import Translation
 from quantonnx.torch.operators import (
     activation,
+    conversion,
     convolution,
     elementwise,
+    generating,
+    indexing,
     linear,
     normalization,
     padding,
     pooling,
+    recurrent,
+    reductions,
+    resizing,
+    shaping,
+)
+
+_FAMILIES = (
+    activation,
+    conversion,
+    convolution,
+    elementwise,
+    generating,
+    indexing,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    recurrent,
+    reductions,
+    resizing,
     shaping,
 )
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(
-    {
-        **elementwise.OPERATORS,
-        **shaping.OPERATORS,
-        **activation.OPERATORS,
-        **convolution.OPERATORS,
-        **linear.OPERATORS,
-        **normalization.OPERATORS,
-        **padding.OPERATORS,
-        **pooling.OPERATORS,
-    }
+    {operator: translation for family in _FAMILIES for operator, translation in family.OPERATORS.items()}
 )
 """Translations by operator; one of another domain is called `domain.Operator`."""

@@ -63,9 +63,10 @@ def _cut_off(
     wanted = sizes[-rank:] or tuple(size * step for size, step in zip(given, steps, strict=True))
     each = zip(given, steps, extra, windows.extents(kernel), wanted, strict=True)
     totals = [step * (size - 1) + more + extent - want for size, step, more, extent, want in each]
+    found = halves((max(0, total) for total in totals), more_first=windows.auto_pad != "SAME_UPPER")
     if not sizes:
-        totals = [max(0, total) for total in totals]
-    return halves(totals, more_first=windows.auto_pad != "SAME_UPPER")
+        return found
+    return tuple((first, last + min(0, total)) for (first, last), total in zip(found, totals, strict=True))
 
 
 def _convolve(node: Node) -> Call:

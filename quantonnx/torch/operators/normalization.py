@@ -13,7 +13,7 @@ from quantonnx.torch.operators.windows import padded
 
 
 def layer_norm(x: Tensor, scale: Tensor | None, bias: Tensor | None, axis: int, epsilon: float) -> Tensor:
-    """Returns x less its mean, over its deviation, along the axes from `axis` on; scale and bias are spread to those."""
+    """Returns x less its mean, over its deviation, along the axes from `axis` on; scale and bias may be spread."""
     shape = x.shape[axis:]
     if all(value is None or value.shape == shape for value in (scale, bias)):
         return functional.layer_norm(x, shape, scale, bias, epsilon)
@@ -55,7 +55,7 @@ def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, epsilon: float) -> Ten
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, bias: float) -> Tensor:
-    """Returns x [N, C, …] over (bias + alpha·mean)^beta, with the mean of the squares of `size` channels around each."""
+    """Returns x [N, C, …] over (bias + alpha·mean)^beta, the mean being of the squares of `size` channels."""
     squares = x.square().reshape(x.shape[0], 1, x.shape[1], -1)
     before = (size - 1) // 2
     wide = padded(squares, ((before, size - 1 - before), (0, 0)))

@@ -125,9 +125,7 @@ def global_norm_pool(x: Tensor, order: float) -> Tensor:
     return torch.linalg.vector_norm(x, order, tuple(range(2, x.ndim)), keepdim=True)
 
 
-def max_unpool(
-    x: Tensor, places: Tensor, sizes: object = None, kernel: tuple[int, ...] = (), windows: Windows = Windows()
-) -> Tensor:
+def max_unpool(x: Tensor, places: Tensor, sizes: object, kernel: tuple[int, ...], windows: Windows) -> Tensor:
     """Returns zeros with the values of x at their places, which count through the whole tensor of these `sizes`."""
     rank = len(kernel)
     if sizes is None:
