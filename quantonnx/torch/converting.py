@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from torch import nn
 
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
