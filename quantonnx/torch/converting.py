@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from torch import nn
 
+from quantonnx.bodies import Body, open_bodies
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
 from quantonnx.torch.dtypes import to_torch, torch_dtype
+from quantonnx.torch.nesting import ADDERS
 from quantonnx.torch.node import Array, Call, Kind, Node, NumberCall, Unsupported
 from quantonnx.torch.number_rows import fits_numbers, from_array, sizes_of, sizes_of_numbers
 from quantonnx.torch.numbers import NUMBER_OPERATORS
@@ -36,33 +38,91 @@ class Layers:
     nodes: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
-class Converter:
-    """Turns one graph into a program; its tensors go into `states`. `prefix` names those of a body."""
+_NONE = Layers()
 
-    def __init__(self, model: Model, states: States, layers: Layers = Layers(), prefix: str = "") -> None:
-        self.model, self.states, self.layers, self.prefix = model, states, layers, prefix
+
+class Converter:
+    """Turns one graph into a program; its tensors go into `states`. `prefix` names those of a body, and `outer` is the
+    converter of the graph around it, which has the constants that are not its own."""
+
+    def __init__(
+        self, model: Model, states: States, layers: Layers = _NONE, prefix: str = "", outer: Converter | None = None
+    ) -> None:
+        self.model, self.states, self.layers, self.prefix, self.outer = model, states, layers, prefix, outer
         self.steps: list[Step] = []
         self.literals: dict[str, Any] = {}
         self.numbers: dict[str, Kind] = {}
         self.constants: dict[str, gs.Constant] = {}
         self.refused: dict[str, list[str]] = {}
+        self.bodies: dict[tuple[str, str], Body] = {}
+        self.borrowed = set(model.borrowed)
+        self.formal: Collection[str] | None = None
         self._made: set[str] = set()
         self._given_by: dict[str, gs.Variable] = {}
 
     def program(self) -> Program:
         """Returns the steps. Raises ModelError with all operators that have no translation."""
-        for node in self.model.graph.nodes:
-            for value in node.inputs:
-                if isinstance(value, gs.Constant):
-                    self.constants.setdefault(value.name, value)
-        for node in self.model.graph.nodes:
-            self._node(node)
-        outputs = tuple(self._tensor(self._given(value.name)) for value in self.model.graph.outputs)
+        program = self.convert().finish()
         if self.refused:
             raise ModelError(_told(self.refused), "leave these parts out of the model, or ask for the operator")
-        inputs = tuple(value.name for value in self.model.graph.inputs)
-        steps = with_drops(self.steps, {*outputs, *self.literals})
-        return Program(inputs, outputs, steps, self.literals)
+        return program
+
+    def convert(self) -> Converter:
+        """Makes a step of each node; `refused` has those without a translation."""
+        for value in (*(value for node in self.model.graph.nodes for value in node.inputs), *self.model.graph.outputs):
+            if isinstance(value, gs.Constant):
+                self.constants.setdefault(value.name, value)
+        self.bodies = {(body.owner, body.attribute): body for body in open_bodies(self.model)}
+        for node in self.model.graph.nodes:
+            self._node(node)
+        return self
+
+    def output_kinds(self) -> list[Kind | None]:
+        """Returns for each output of the graph of which kind it is where it is Python numbers."""
+        names = [self._given(value.name) for value in self.model.graph.outputs]
+        return [self.numbers[name] if name in self.numbers or self._as_literal(name) else None for name in names]
+
+    def finish(self, as_numbers: Sequence[bool] = ()) -> Program:
+        """Returns the program; outputs are tensors, but for those that are to be Python numbers."""
+        names = [self._given(value.name) for value in self.model.graph.outputs]
+        kept = [*as_numbers, *[False] * len(names)]
+        outputs = tuple(
+            self._number_name(name) if number else self.tensor(name) for name, number in zip(names, kept, strict=False)
+        )
+        inputs = (value.name for value in self.model.graph.inputs)
+        inputs = tuple(name for name in inputs if self.formal is None or name in self.formal)
+        return Program(inputs, outputs, with_drops(self.steps, {*outputs, *self.literals}), self.literals)
+
+    def inner(self, node: gs.Node, attribute: str, kinds: Sequence[Kind] = ()) -> Converter:
+        """Returns the converter of a body, done; `kinds` are those of its first inputs that are Python numbers."""
+        body = self.bodies[node.name, attribute]
+        if body.model is None:
+            raise Unsupported(body.reason)
+        inner = Converter(body.model, self.states, self.layers, f"{self.prefix}{body.name}/", self)
+        own = {value.name: kind for value, kind in zip(body.model.graph.inputs, kinds, strict=False)}
+        inner.take(own, {info.name for info in node.attrs[attribute].g.input})
+        inner.convert()
+        for name, nodes in inner.refused.items():
+            self.refused.setdefault(name, []).extend(nodes)
+        return inner
+
+    def take(self, numbers: Mapping[str, Kind], formal: Collection[str]) -> None:
+        """Takes over what the graph around knows of the values that this body reads from it."""
+        self.numbers.update(numbers)
+        self.formal = formal
+        for name in (value.name for value in self.model.graph.inputs if value.name not in formal):
+            if self.outer is not None and name in self.outer.constants:
+                self.constants[name] = self.outer.constants[name]
+                self.borrowed.add(name)
+            elif self.outer is not None and name in self.outer.numbers:
+                self.numbers[name] = self.outer.numbers[name]
+                if name in self.outer.literals:
+                    self.literals[name] = self.outer.literals[name]
+
+    def scalar(self, name: str) -> str:
+        """Returns the name of a value as a Python number where it is one, else as a tensor."""
+        known = name and (name in self.numbers or self._as_literal(name)) and not self.numbers[name].rank
+        return self._number_name(name) if known else self.tensor(name)
 
     def _node(self, node: gs.Node) -> None:
         if node.op == "Constant" and not node.domain:
@@ -84,12 +144,14 @@ class Converter:
         replaced = self.layers.nodes.get(node.name)
         if replaced is not None:
             layer, others = replaced
-            inputs = (self._tensor(names[0]), *(self._tensor(name) for name in others))
+            inputs = (self.tensor(names[0]), *(self.tensor(name) for name in others))
             self.steps.append(Step(node.name, node.op, inputs, outputs, layer=layer))
             return
         seen = self._seen(node, names)
         if node.op in _SIZE_READERS and not node.domain:
             self._size(node, names[0], seen)
+        elif node.op in ADDERS and not node.domain:
+            ADDERS[node.op](self, node, names, seen)
         elif not self._on_numbers(node, names, seen, outputs):
             self._on_tensors(node, names, seen, outputs)
 
@@ -120,7 +182,7 @@ class Converter:
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
             layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
-            self.steps.append(Step(node.name, node.op, tuple(map(self._tensor, names[:5])), outputs[:1], layer=layer))
+            self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs[:1], layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
         if key not in OPERATORS:
@@ -142,7 +204,7 @@ class Converter:
         known = wanted and name and (name in self.numbers or self._as_literal(name))
         if known and (place in call.numbers or not self.numbers[name].rank):
             return self._number_name(name)
-        return self._tensor(name)
+        return self.tensor(name)
 
     def _kind(self, name: str) -> Kind | None:
         """Returns what is known of Python numbers; None for an absent input."""
@@ -154,7 +216,7 @@ class Converter:
         settings = {"start": seen.get("start", 0), "end": seen.get("end")} if node.op == "Shape" else {"count": True}
         function = sizes_of_numbers if of_numbers else sizes_of
         call = NumberCall(function, np.dtype(np.int64), 0 if node.op == "Size" else 1, settings)
-        self._emit_numbers(node, (name if of_numbers else self._tensor(name),), call, (node.outputs[0].name,))
+        self._emit_numbers(node, (name if of_numbers else self.tensor(name),), call, (node.outputs[0].name,))
 
     def _seen(self, node: gs.Node, names: list[str]) -> Node:
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
@@ -186,7 +248,7 @@ class Converter:
         result = f"{name} through {layer}"
         if result not in self._made:
             self._made.add(result)
-            self.steps.append(Step(name, "FakeQuantize", (self._tensor(name),), (result,), layer=layer))
+            self.steps.append(Step(name, "FakeQuantize", (self.tensor(name),), (result,), layer=layer))
         return result
 
     def _as_literal(self, name: str, *, floats: bool = False) -> bool:
@@ -202,7 +264,7 @@ class Converter:
     def _number_name(self, name: str) -> str:
         return f"{name} as numbers" if name in self.constants else name
 
-    def _tensor(self, name: str) -> str:
+    def tensor(self, name: str) -> str:
         """Returns the name of a value as a tensor."""
         if name in self.constants:
             return self._state(name)
@@ -216,9 +278,12 @@ class Converter:
         return result
 
     def _state(self, name: str) -> str:
+        constant = self.constants[name]
+        if self.outer is not None and name in self.borrowed:
+            self.outer.constants.setdefault(name, constant)
+            return self.outer._state(name)
         known = self.prefix + name
         if known not in self.states.paths:
-            constant = self.constants[name]
             values: Array = load_array(constant)
             self.states.add(known, to_torch(values), trained=is_weight(self._given_by.get(name, constant), values))
         return known

@@ -20,7 +20,7 @@ _FAR = 1e30
 
 
 def compute(*values: Any, operation: Callable[..., Any], rounded: bool) -> Any:
-    """Returns an operation on numbers, or on each element of rows, of which some may have one; in float32 if `rounded`."""
+    """Returns an operation on numbers, or on each element of rows (some may have one); in float32 if `rounded`."""
     if not any(isinstance(value, tuple) for value in values):
         found = operation(*values)
         return to_float32(found) if rounded else found
