@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -42,7 +43,7 @@ _LARGEST = 1e4
 """Additive masks hold −1e9 and the like in the place of −∞; no weight is so large."""
 
 
-def is_weight(constant: gs.Tensor, values: np.ndarray) -> bool:  # type: ignore[type-arg]
+def is_weight(constant: gs.Tensor, values: np.ndarray[Any, Any]) -> bool:
     """True for float values, more than one, that some operator multiplies, adds or looks up.
 
     Running statistics, bounds, exponents, masks and the numbers of Q/DQ pairs are none.
