@@ -11,7 +11,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-class Unsupported(Exception):  # noqa: N818  # it says what a node is
+class Unsupported(Exception):  # noqa: N818 (it is caught, and never reaches a user)
     """Says in a few words what about a node cannot be expressed; all such nodes of a model become one error."""
 
 

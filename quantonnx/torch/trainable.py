@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.element_types import FLOATS
+from quantonnx.torch.node import Array
 
 _MOVING = frozenset(
     {"Identity", "Cast", "Concat", "Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"}
@@ -43,7 +43,7 @@ _LARGEST = 1e4
 """Additive masks hold −1e9 and the like in the place of −∞; no weight is so large."""
 
 
-def is_weight(constant: gs.Tensor, values: np.ndarray[Any, Any]) -> bool:
+def is_weight(constant: gs.Tensor, values: Array) -> bool:
     """True for float values, more than one, that some operator multiplies, adds or looks up.
 
     Running statistics, bounds, exponents, masks and the numbers of Q/DQ pairs are none.

@@ -7,26 +7,40 @@ from types import MappingProxyType
 
 from quantonnx.torch.node import Translation
 from quantonnx.torch.operators import (
+    activation,
     conversion,
     convolution,
     elementwise,
     generating,
     indexing,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    recurrent,
     reductions,
+    resizing,
     shaping,
 )
 
 _FAMILIES = (
-    elementwise,
+    activation,
     conversion,
-    reductions,
-    shaping,
-    indexing,
-    generating,
     convolution,
+    elementwise,
+    generating,
+    indexing,
+    linear,
+    normalization,
+    padding,
+    pooling,
+    recurrent,
+    reductions,
+    resizing,
+    shaping,
 )
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(
-    {op: translation for family in _FAMILIES for op, translation in family.OPERATORS.items()}
+    {operator: translation for family in _FAMILIES for operator, translation in family.OPERATORS.items()}
 )
 """Translations by operator; one of another domain is called `domain.Operator`."""
