@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
-from quantonnx.torch.converting import Layers
 from quantonnx.torch.fake_quantization import FakeQuantize, fake_quantizers
 from quantonnx.torch.folding import FoldedConv
+from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.living_folds import LivingFold, living_folds
 from quantonnx.torch.module import OnnxModule, Origin, build
 from quantonnx.torch.node import Call, Node
