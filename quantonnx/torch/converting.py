@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import torch
-from torch import nn
 
+from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
+from quantonnx.torch.codes import as_integers, passing_codes
 from quantonnx.torch.dtypes import to_torch, torch_dtype
 from quantonnx.torch.node import Array, Call, Node, NumberCall, Unsupported
 from quantonnx.torch.numbers import NUMBER_OPERATORS, fits_numbers, from_array, sizes_of
@@ -45,7 +47,9 @@ class Converter:
         self.literals: dict[str, Any] = {}
         self.numbers: dict[str, tuple[np.dtype[Any], int]] = {}
         self.constants: dict[str, gs.Constant] = {}
+        self.codes: dict[str, torch.dtype] = {}
         self.refused: dict[str, list[str]] = {}
+        self._types = ElementTypes(model)
         self._made: set[str] = set()
 
     def program(self) -> Program:
@@ -121,7 +125,9 @@ class Converter:
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
         if key not in OPERATORS:
             raise Unsupported
-        call = OPERATORS[key](seen)
+        call = passing_codes(key, OPERATORS[key](seen), [self.codes.get(name) for name in names])
+        if call.gives_codes is not None:
+            self.codes[outputs[0]] = call.gives_codes
         places = range(len(names)) if call.inputs is None else call.inputs
         inputs = tuple(self._operand(names, place, call) for place in places)
         self.steps.append(
@@ -132,7 +138,7 @@ class Converter:
         name = names[place] if place < len(names) else ""
         if place in call.numbers and name and (name in self.numbers or self._as_literal(name)):
             return self._number_name(name)
-        return self._tensor(name)
+        return name if call.takes_codes and name in self.codes else self._tensor(name)
 
     def _size(self, node: gs.Node, name: str, seen: Node) -> None:
         output = node.outputs[0].name
@@ -148,7 +154,8 @@ class Converter:
         numbers = {i: self.numbers[name][1] for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers)
+        types = partial(_type_of, self._types, node)
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types)
 
     def _constant_node(self, node: gs.Node) -> None:
         name = node.outputs[0].name
@@ -191,14 +198,19 @@ class Converter:
         """Returns the name of a value as a tensor."""
         if name in self.constants:
             return self._state(name)
-        if name not in self.numbers:
+        if name not in self.numbers and name not in self.codes:
             return name
         result = f"{name} as tensor"
         if result not in self._made:
             self._made.add(result)
-            settings = {"dtype": torch_dtype(self.numbers[name][0])}
-            self.steps.append(Step(name, "Shape", (name,), (result,), settings, as_tensor, on_device=True))
+            self.steps.append(self._tensor_step(name, result))
         return result
+
+    def _tensor_step(self, name: str, result: str) -> Step:
+        if name in self.codes:
+            return Step(name, "QuantizeLinear", (name,), (result,), {"dtype": self.codes[name]}, as_integers)
+        settings = {"dtype": torch_dtype(self.numbers[name][0])}
+        return Step(name, "Shape", (name,), (result,), settings, as_tensor, on_device=True)
 
     def _state(self, name: str) -> str:
         known = self.prefix + name
@@ -207,6 +219,10 @@ class Converter:
             values: Array = load_array(constant)
             self.states.add(known, to_torch(values), trained=is_weight(constant, values))
         return known
+
+
+def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
+    return types.of(node.inputs[place])
 
 
 def _attribute(value: Any) -> Any:

@@ -18,7 +18,8 @@ class Unsupported(Exception):
 @dataclass(frozen=True)
 class Node:
     """One node: `given` and `wanted` say which inputs and outputs have a name, `constants` has the values of inputs
-    that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors."""
+    that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors. `type_of`
+    gives the element type of an input, None where it is unknown."""
 
     op: str
     name: str
@@ -28,6 +29,7 @@ class Node:
     wanted: tuple[bool, ...] = (True,)
     constants: Mapping[int, Array] = field(default_factory=dict)
     numbers: Mapping[int, int] = field(default_factory=dict)
+    type_of: Callable[[int], np.dtype[Any] | None] = lambda place: None
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute: a number, a text, a list, or an array where ONNX has a tensor."""
@@ -56,6 +58,8 @@ class Call:
 
     It returns one value, or a tuple where the node has several outputs. Inputs at `numbers` may reach it as Python
     numbers, or tuples of them, in the place of tensors; `on_device` makes it get the device as `device`.
+    With `gives_codes` its first output are whole numbers as floats, so that gradients pass, in the place of this
+    integer type; who does not take codes gets them as integers.
     """
 
     function: Callable[..., Any]
@@ -63,6 +67,8 @@ class Call:
     settings: Mapping[str, Any] = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
     on_device: bool = False
+    takes_codes: bool = False
+    gives_codes: Any = None
 
 
 Translation = Callable[[Node], Call]

@@ -14,6 +14,8 @@ from quantonnx.torch.operators import (
     normalization,
     padding,
     pooling,
+    quantization,
+    quantized_products,
     recurrent,
     resizing,
     shaping,
@@ -29,6 +31,8 @@ OPERATORS: Mapping[str, Translation] = MappingProxyType(
         **normalization.OPERATORS,
         **padding.OPERATORS,
         **pooling.OPERATORS,
+        **quantization.OPERATORS,
+        **quantized_products.OPERATORS,
         **recurrent.OPERATORS,
         **resizing.OPERATORS,
     }
