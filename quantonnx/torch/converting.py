@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnx_graphsurgeon as gs
 from torch import nn
 
 from quantonnx.bodies import Body, open_bodies
+from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
+from quantonnx.torch.codes import passing_codes
 from quantonnx.torch.graph_values import NO_LAYERS, Constants, GraphValues, Layers
 from quantonnx.torch.nesting import ADDERS
 from quantonnx.torch.node import Call, Kind, Node, NumberCall, Unsupported
@@ -36,6 +39,7 @@ class Converter(GraphValues):
         super().__init__(model, states, layers, prefix, outer)
         self.refused: dict[str, list[str]] = {}
         self.bodies: dict[tuple[str, str], Body] = {}
+        self._types = ElementTypes(model)
 
     def program(self) -> Program:
         """Returns the steps. Raises ModelError with all operators that have no translation."""
@@ -144,7 +148,9 @@ class Converter(GraphValues):
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
         if key not in OPERATORS:
             raise Unsupported
-        call = OPERATORS[key](seen)
+        call = passing_codes(key, OPERATORS[key](seen), [self.codes.get(name) for name in names])
+        if call.gives_codes is not None:
+            self.codes[outputs[0]] = call.gives_codes
         places = range(len(names)) if call.inputs is None else call.inputs
         inputs = tuple(self._operand(names, place, call) for place in places)
         if isinstance(call.function, nn.Module):
@@ -161,7 +167,7 @@ class Converter(GraphValues):
         known = wanted and name and (name in self.numbers or self.as_literal(name))
         if known and (place in call.numbers or not self.numbers[name].rank):
             return self.number_name(name)
-        return self.tensor(name)
+        return name if call.takes_codes and name in self.codes else self.tensor(name)
 
     def _size(self, node: gs.Node, name: str, seen: Node) -> None:
         of_numbers = name in self.numbers and name not in self.constants
@@ -177,7 +183,14 @@ class Converter(GraphValues):
         types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types)
+        type_of = partial(_type_of, self._types, node)
+        return Node(
+            node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types, type_of
+        )
+
+
+def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
+    return types.of(node.inputs[place])
 
 
 def _attribute(value: Any) -> Any:

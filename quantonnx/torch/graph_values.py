@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import torch
 
 from quantonnx.model import Model
+from quantonnx.torch.codes import as_integers
 from quantonnx.torch.dtypes import to_torch, torch_dtype
 from quantonnx.torch.node import Array, Kind
 from quantonnx.torch.number_rows import fits_numbers, from_array
@@ -65,6 +67,7 @@ class GraphValues:
         self.literals: dict[str, Any] = {}
         self.numbers: dict[str, Kind] = {}
         self.constants: dict[str, gs.Constant] = {}
+        self.codes: dict[str, torch.dtype] = {}
         self.borrowed = set(model.borrowed)
         self.formal: Collection[str] | None = None
         self._made: set[str] = set()
@@ -135,14 +138,19 @@ class GraphValues:
         """Returns the name of a value as a tensor."""
         if name in self.constants:
             return self._state(name)
-        if name not in self.numbers:
+        if name not in self.numbers and name not in self.codes:
             return name
         result = f"{name} as tensor"
         if result not in self._made:
             self._made.add(result)
-            settings = {"dtype": torch_dtype(self.numbers[name].dtype)}
-            self.steps.append(Step(name, "Shape", (name,), (result,), settings, as_tensor, on_device=True))
+            self.steps.append(self._tensor_step(name, result))
         return result
+
+    def _tensor_step(self, name: str, result: str) -> Step:
+        if name in self.codes:
+            return Step(name, "QuantizeLinear", (name,), (result,), {"dtype": self.codes[name]}, as_integers)
+        settings = {"dtype": torch_dtype(self.numbers[name].dtype)}
+        return Step(name, "Shape", (name,), (result,), settings, as_tensor, on_device=True)
 
     def _state(self, name: str) -> str:
         constant = self.constants[name]
