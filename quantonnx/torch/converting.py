@@ -184,9 +184,7 @@ class Converter(GraphValues):
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
         type_of = partial(_type_of, self._types, node)
-        return Node(
-            node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types, type_of
-        )
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types, type_of)
 
 
 def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
