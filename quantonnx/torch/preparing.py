@@ -32,7 +32,13 @@ class QatOrigin(Origin):
         self.folds: list[LivingFold] = []
 
 
-def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averaging: float | None = 0.01) -> OnnxModule:
+class QatModule(OnnxModule):
+    """A fused model with fake quantization at its sites."""
+
+    origin: QatOrigin
+
+
+def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averaging: float | None = 0.01) -> QatModule:
     """Returns the fused model as a module with fake quantization at exactly the sites of a calibrated model.
 
     In training mode batch normalizations that were folded are alive again: the weight that is quantized is the folded
