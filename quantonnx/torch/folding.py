@@ -8,21 +8,26 @@ is folded and quantized with the running statistics, and the result set right to
 
 from __future__ import annotations
 
+import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quantonnx.batch_norm_folds import BatchNormFold
-from quantonnx.torch.node import Call
+from quantonnx.torch.node import Call, Node
+from quantonnx.torch.operators.convolution import OPERATORS
+
+_ANY_OPSET = 1
+"""Convolutions mean the same in all of them."""
 
 
-class FoldedConv(nn.Module):
+class FoldedConvolution(nn.Module):
     """Conv or ConvTranspose, and BatchNormalization, of which the file has one convolution.
 
     `call` is the convolution's translation. In training, the statistics are those of the batch, which the convolution
     with the float weight gives, and the running ones move by `momentum` (torch's: the share of the new); that takes two
-    convolutions, one where nothing is quantized. When `frozen`, and in evaluation, it is one, with the folded weight, quantized by `fake_quantize`, and
-    the folded bias: bit for bit those of `BatchNormFold.folded`.
+    convolutions, one where nothing is quantized. When `frozen`, and in evaluation, it is one, with the folded weight,
+    quantized by `fake_quantize`, and the folded bias: bit for bit those of `BatchNormFold.folded`.
     """
 
     def __init__(self, call: Call, fold: BatchNormFold, fake_quantize: nn.Module | None = None) -> None:
@@ -31,6 +36,12 @@ class FoldedConv(nn.Module):
         self.epsilon, self.momentum = fold.epsilon, 1 - fold.momentum
         self.frozen = False
         self.fake_quantize = fake_quantize
+
+    @classmethod
+    def of(cls, node: gs.Node, fold: BatchNormFold, fake_quantize: nn.Module | None = None) -> FoldedConvolution:
+        """Returns the layer of a convolution that has the fold."""
+        seen = Node(node.op, node.name, _ANY_OPSET, dict(node.attrs), (True, True, True))
+        return cls(OPERATORS[node.op](seen), fold, fake_quantize)
 
     def forward(
         self,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from quantonnx.errors import DataError
 from quantonnx.model import Model
 from quantonnx.reading import Source
-from quantonnx.torch.converting import Converter, Layers
+from quantonnx.torch.converting import Converter
+from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.program import Program
 from quantonnx.torch.states import States, tensors_at
 

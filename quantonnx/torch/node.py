@@ -19,7 +19,7 @@ class Unsupported(Exception):  # noqa: N818 (it is caught, and never reaches a u
 class Node:
     """One node: `given` and `wanted` say which inputs and outputs have a name, `constants` has the values of inputs
     that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors, and
-    `number_types` their types."""
+    `number_types` their types. `type_of` gives the element type of an input, None where it is unknown."""
 
     op: str
     name: str
@@ -30,6 +30,7 @@ class Node:
     constants: Mapping[int, Array] = field(default_factory=dict)
     numbers: Mapping[int, int] = field(default_factory=dict)
     number_types: Mapping[int, np.dtype[Any]] = field(default_factory=dict)
+    type_of: Callable[[int], np.dtype[Any] | None] = lambda place: None
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute: a number, a text, a list, or an array where ONNX has a tensor."""
@@ -58,7 +59,8 @@ class Call:
 
     It returns one value, or a tuple where the node has several outputs. Inputs at `numbers` may reach it as Python
     numbers, or tuples of them, in the place of tensors, those at `scalars` as single numbers only; `on_device` makes
-    it get the device as `device`.
+    it get the device as `device`. With `gives_codes` its first output are whole numbers as floats, so that gradients
+    pass, in the place of this integer type; who does not take codes gets them as integers.
     """
 
     function: Callable[..., Any]
@@ -67,6 +69,8 @@ class Call:
     numbers: frozenset[int] = frozenset()
     scalars: frozenset[int] = frozenset()
     on_device: bool = False
+    takes_codes: bool = False
+    gives_codes: Any = None
 
 
 Translation = Callable[[Node], Call]

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import torch
 from torch import Tensor
 
 from quantonnx.torch.node import Array, Kind, Node, NumberCall
+from quantonnx.torch.symbolic import least, most
 
 _LONGEST, _LONGEST_OF_FLOATS = 64, 8
 _AXES_AS_INPUT, _SLICE_AS_INPUT = 13, 10
@@ -107,18 +107,12 @@ def add_up(row: Any) -> Any:
 
 def largest(row: Any) -> Any:
     """Returns the largest of a row."""
-    found = row[0]
-    for number in row[1:]:
-        found = torch.sym_max(found, number)
-    return found
+    return most(*row)
 
 
 def smallest(row: Any) -> Any:
     """Returns the smallest of a row."""
-    found = row[0]
-    for number in row[1:]:
-        found = torch.sym_min(found, number)
-    return found
+    return least(*row)
 
 
 def filled(shape: Any, value: Any) -> Any:
@@ -187,7 +181,7 @@ def _split(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
     first = kinds[0]
     if first is None or first.rank != 1:
         return None
-    settings = {"count": len(node.wanted)}
+    settings: dict[str, Any] = {"count": len(node.wanted)}
     if node.opset < _AXES_AS_INPUT and node.get("split"):
         settings["sizes"] = tuple(node.get("split"))
     return NumberCall(split, first.dtype, 1, settings)
@@ -213,7 +207,7 @@ def _filled(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
     return NumberCall(filled, value.dtype, len(shape), {"value": value.reshape(-1)[0].item()})
 
 
-def _is_short(shape: Any) -> bool:
+def _is_short(shape: Any) -> TypeGuard[tuple[int, ...]]:
     return isinstance(shape, tuple) and len(shape) <= 1 and math.prod(shape) <= _LONGEST
 
 

@@ -14,13 +14,14 @@ import torch
 
 from quantonnx.torch.node import Kind, Node, NumberCall
 from quantonnx.torch.number_rows import ROW_OPERATORS
+from quantonnx.torch.symbolic import least, most, sym_float, sym_int
 
 _SPLITTER = 2.0**29 + 1
 _FAR = 1e30
 
 
 def compute(*values: Any, operation: Callable[..., Any], rounded: bool) -> Any:
-    """Returns an operation on numbers, or on each element of rows, of which some may have one; in float32 if `rounded`."""
+    """Returns an operation on numbers, or on each element of rows (some may have one); in float32 if `rounded`."""
     if not any(isinstance(value, tuple) for value in values):
         found = operation(*values)
         return to_float32(found) if rounded else found
@@ -53,7 +54,7 @@ def divide(a: Any, b: Any) -> Any:
 
 def power(a: Any, b: Any) -> Any:
     """Returns a to the power of b, in the type of a."""
-    return a**b if isinstance(a, float | torch.SymFloat) else torch.sym_int(a**b)
+    return a**b if isinstance(a, float | torch.SymFloat) else sym_int(a**b)
 
 
 def square_root(a: Any) -> Any:
@@ -68,17 +69,17 @@ def remainder(a: Any, b: Any, fmod: bool) -> Any:
 
 def floor(a: Any) -> Any:
     """Returns the next whole number below, as a float."""
-    return torch.sym_float(math.floor(a))
+    return sym_float(math.floor(a))
 
 
 def ceil(a: Any) -> Any:
     """Returns the next whole number above, as a float."""
-    return torch.sym_float(math.ceil(a))
+    return sym_float(math.ceil(a))
 
 
 def nearest(a: Any) -> Any:
     """Returns the nearest whole number as a float, the even one of two."""
-    return torch.sym_float(round(a))
+    return sym_float(round(a))
 
 
 def choose(condition: Any, a: Any, b: Any) -> Any:
@@ -99,22 +100,6 @@ def either(a: Any, b: Any) -> Any:
 def total(*values: Any) -> Any:
     """Returns the sum of several numbers."""
     return sum(values)
-
-
-def smallest(*values: Any) -> Any:
-    """Returns the smallest of several numbers."""
-    found = values[0]
-    for value in values[1:]:
-        found = torch.sym_min(found, value)
-    return found
-
-
-def largest(*values: Any) -> Any:
-    """Returns the largest of several numbers."""
-    found = values[0]
-    for value in values[1:]:
-        found = torch.sym_max(found, value)
-    return found
 
 
 def same(a: Any) -> Any:
@@ -144,14 +129,14 @@ def _modulo(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
 
 
 def _cast(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    from_float, dtype = _first(kinds).dtype.kind == "f", _CAST_TO.get(node.get("to"))
+    from_float, dtype = _first(kinds).dtype.kind == "f", _CAST_TO.get(int(node.get("to")))
     if dtype is None:
         return None
     if dtype.kind == "b":
         return _each(to_truth, kinds, dtype)
     if dtype.kind == "f":
-        return _each(torch.sym_float, kinds, dtype)
-    return _each(torch.sym_int if from_float else operator.pos, kinds, dtype)
+        return _each(sym_float, kinds, dtype)
+    return _each(sym_int if from_float else operator.pos, kinds, dtype)
 
 
 def _each(operation: Callable[..., Any], kinds: list[Kind | None], dtype: np.dtype[Any]) -> NumberCall:
@@ -163,7 +148,7 @@ def _first(kinds: list[Kind | None]) -> Kind:
     return next(kind for kind in kinds if kind)
 
 
-_CAST_TO = {
+_CAST_TO: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.float32),
     6: np.dtype(np.int32),
     7: np.dtype(np.int64),
@@ -171,12 +156,12 @@ _CAST_TO = {
     11: np.dtype(np.float64),
 }
 
-_ELEMENTWISE = {
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Abs": abs,
     "Add": operator.add,
     "Div": divide,
-    "Max": largest,
-    "Min": smallest,
+    "Max": most,
+    "Min": least,
     "Mul": operator.mul,
     "Neg": operator.neg,
     "Pow": power,
@@ -188,7 +173,7 @@ _ELEMENTWISE = {
     "Round": nearest,
 }
 
-_COMPARED = {
+_COMPARED: dict[str, Callable[..., Any]] = {
     "And": both,
     "Equal": operator.eq,
     "Greater": operator.gt,

@@ -129,6 +129,8 @@ def _with(function: Callable[..., Any], **names: tuple[str, float]) -> Translati
 
 OPERATORS: dict[str, Translation] = {
     "Clip": _clip,
+    "Relu": lambda node: Call(torch.relu),
+    "Sigmoid": lambda node: Call(torch.sigmoid),
     "LeakyRelu": _with(functional.leaky_relu, negative_slope=("alpha", 0.01)),
     "PRelu": lambda node: Call(prelu),
     "Elu": _with(elu, alpha=("alpha", 1.0)),

@@ -35,19 +35,6 @@ def einsum(*operands: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *operands)
 
 
-def matmul_integer(a: Tensor, b: Tensor, zero_a: Tensor | None, zero_b: Tensor | None) -> Tensor:
-    """Returns the exact product of integer codes less their zero points, as int32; zero points are one, one for each
-    row of A, or one for each column of B."""
-    left = a.double() if zero_a is None else a.double() - _column(zero_a.double())
-    right = b.double() if zero_b is None else b.double() - zero_b.double()
-    return torch.matmul(left, right).to(torch.int32)
-
-
-def _column(zero_point: Tensor) -> Tensor:
-    """Returns the zero points of rows as a column; those of more axes are such already."""
-    return zero_point[:, None] if zero_point.ndim == 1 and len(zero_point) > 1 else zero_point
-
-
 def _gemm(node: Node) -> Call:
     settings = {
         "alpha": node.get("alpha", 1.0),
@@ -66,5 +53,4 @@ OPERATORS: dict[str, Translation] = {
     "Gemm": _gemm,
     "MatMul": lambda node: Call(torch.matmul),
     "Einsum": _einsum,
-    "MatMulInteger": lambda node: Call(matmul_integer, (0, 1, 2, 3)),
 }

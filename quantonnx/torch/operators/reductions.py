@@ -79,7 +79,8 @@ def absolute_sum(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
 def length(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     """Returns √Σx², whose gradient at zero is zero."""
     if x.is_floating_point():
-        return torch.linalg.vector_norm(x, dim=axes, keepdim=keepdims)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=keepdims)
+        return norm
     return x.double().square().sum(axes, keepdims).sqrt().to(x.dtype)
 
 

@@ -53,7 +53,7 @@ def concat(*values: Tensor, axis: int) -> Tensor:
 
 def split(x: Tensor, sizes: Any, axis: int) -> Any:
     """Returns pieces of these sizes along an axis; a single one as it is."""
-    pieces = x.split(list(integers(sizes)), axis)
+    pieces = torch.split_with_sizes(x, list(integers(sizes)), axis)
     return pieces[0] if len(pieces) == 1 else pieces
 
 
