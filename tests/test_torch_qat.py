@@ -176,7 +176,7 @@ def test_statistics_move_until_they_are_frozen() -> None:
 
 
 def test_moved_statistics_reach_the_file() -> None:
-    proto, model = quantized(NORMALIZED)
+    _, model = quantized(NORMALIZED)
     module = prepare_qat(model)
     module.get_buffer("variance_1").mul_(4)
     folded = "b_weight"
