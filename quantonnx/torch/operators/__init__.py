@@ -8,8 +8,11 @@ from types import MappingProxyType
 from quantonnx.torch.node import Translation
 from quantonnx.torch.operators import (
     activation,
+    attention,
     convolution,
     elementwise,
+    fused,
+    fused_attention,
     linear,
     normalization,
     padding,
@@ -31,6 +34,9 @@ OPERATORS: Mapping[str, Translation] = MappingProxyType(
         **normalization.OPERATORS,
         **padding.OPERATORS,
         **pooling.OPERATORS,
+        **attention.OPERATORS,
+        **fused.OPERATORS,
+        **fused_attention.OPERATORS,
         **quantization.OPERATORS,
         **quantized_products.OPERATORS,
         **recurrent.OPERATORS,
