@@ -20,7 +20,9 @@ from quantonnx.torch.operators import (
     quantization,
     quantized_products,
     recurrent,
+    regions,
     resizing,
+    sampling,
     shaping,
 )
 
@@ -34,6 +36,8 @@ OPERATORS: Mapping[str, Translation] = MappingProxyType(
         **normalization.OPERATORS,
         **padding.OPERATORS,
         **pooling.OPERATORS,
+        **regions.OPERATORS,
+        **sampling.OPERATORS,
         **attention.OPERATORS,
         **fused.OPERATORS,
         **fused_attention.OPERATORS,

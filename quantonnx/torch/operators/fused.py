@@ -119,12 +119,7 @@ def add_bias_and_skip(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
     return x + bias + skip
 
 
-def embed(*inputs: Tensor, epsilon: float) -> Tensor:
-    """Returns the normalized sum of the embeddings of tokens."""
-    return embed_and_sum(*inputs, epsilon=epsilon)[0]
-
-
-def embed_and_sum(
+def embed(
     tokens: Tensor,
     segments: Tensor | None,
     words: Tensor,
@@ -132,16 +127,19 @@ def embed_and_sum(
     of_segments: Tensor | None,
     scale: Tensor,
     shift: Tensor,
+    mask: Tensor | None = None,
     places: Tensor | None = None,
     *,
     epsilon: float,
-) -> tuple[Tensor, None, Tensor]:
-    """Returns the normalized sum of the embeddings of tokens, places and segments, and, as the third, that sum."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the normalized sum of the embeddings of tokens, places and segments; how many tokens of a sample the mask
+    has, 0 without one; and the sum."""
     total = functional.embedding(tokens, words)
     total = total + (positions[: tokens.shape[1]] if places is None else functional.embedding(places, positions))
     if segments is not None and of_segments is not None:
         total = total + functional.embedding(segments, of_segments)
-    return functional.layer_norm(total, total.shape[-1:], scale, shift, epsilon), None, total
+    counts = torch.zeros_like(tokens[:, 0]) if mask is None else mask.sum(1)
+    return functional.layer_norm(total, total.shape[-1:], scale, shift, epsilon), counts.to(torch.int32), total
 
 
 def _skip_norm(one: Callable[..., Any], several: Callable[..., Any], inputs: int) -> Translation:
@@ -179,10 +177,7 @@ def _fused_gemm(node: Node) -> Call:
 
 
 def _embed(node: Node) -> Call:
-    if any(node.wanted[1:2]):
-        raise Unsupported("mask_index as output")
-    settings = {"epsilon": node.get("epsilon", 1e-12)}
-    return Call(embed if len(node.wanted) == 1 else embed_and_sum, (0, 1, 2, 3, 4, 5, 6, 8), settings)
+    return Call(embed, tuple(range(9)), {"epsilon": node.get("epsilon", 1e-12)})
 
 
 _TRANSLATIONS: dict[str, Translation] = {
