@@ -120,7 +120,7 @@ class Converter:
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
             layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
-            self.steps.append(Step(node.name, node.op, tuple(map(self._tensor, names[:5])), outputs[:1], layer=layer))
+            self.steps.append(Step(node.name, node.op, tuple(map(self._tensor, names[:5])), outputs, layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
         if key not in OPERATORS:

@@ -14,6 +14,7 @@ from quantonnx.torch.operators import (
     fused,
     fused_attention,
     linear,
+    losses,
     normalization,
     padding,
     pooling,
@@ -24,6 +25,7 @@ from quantonnx.torch.operators import (
     resizing,
     sampling,
     shaping,
+    spectral,
 )
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(
@@ -35,7 +37,9 @@ OPERATORS: Mapping[str, Translation] = MappingProxyType(
         **linear.OPERATORS,
         **normalization.OPERATORS,
         **padding.OPERATORS,
+        **losses.OPERATORS,
         **pooling.OPERATORS,
+        **spectral.OPERATORS,
         **regions.OPERATORS,
         **sampling.OPERATORS,
         **attention.OPERATORS,

@@ -54,4 +54,5 @@ OPERATORS: dict[str, Translation] = {
     "Gemm": gemm_call,
     "MatMul": lambda node: Call(torch.matmul),
     "Einsum": _einsum,
+    "Det": lambda node: Call(torch.linalg.det),
 }
