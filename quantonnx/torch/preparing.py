@@ -12,10 +12,12 @@ from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
 from quantonnx.torch.fake_quantization import FakeQuantize, fake_quantizers
-from quantonnx.torch.folding import FoldedConvolution
+from quantonnx.torch.folding import FoldedConv
 from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.living_folds import LivingFold, living_folds
 from quantonnx.torch.module import OnnxModule, Origin, build
+from quantonnx.torch.node import Call, Node
+from quantonnx.torch.operators import OPERATORS
 from quantonnx.torch.states import States
 
 QUANTIZERS, CONVOLUTIONS = "quantizers", "convolutions"
@@ -62,7 +64,7 @@ def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averagi
 def _weights(quantized: QuantizedModel) -> dict[str, Any]:
     tensors = quantized.model.tensors()
     names = {site.tensor for site in quantized.sites if not site.on_activation}
-    return {name: quantized.model.array(tensors[name]) for name in names}
+    return {name: quantized.model.array(tensors[name]).copy() for name in names}
 
 
 @dataclass
@@ -84,8 +86,8 @@ class _Places:
             if site.tensor not in folds:
                 self._pair(site, layer)
         for name, living in folds.items():
-            site = on_weights.get(name)
-            self._folded(living, None if site is None else (site, made[site]))
+            weighted = on_weights.get(name)
+            self._folded(living, None if weighted is None else (weighted, made[weighted]))
         return Layers(self.reads, self.gives, self.nodes, self.constants)
 
     def _pair(self, site: Site, layer: FakeQuantize) -> None:
@@ -96,13 +98,19 @@ class _Places:
             self.reads.update(((edge.node, edge.index), path) for edge in site.edges)
 
     def _folded(self, living: LivingFold, quantizer: tuple[Site, FakeQuantize] | None) -> None:
-        layer = FoldedConvolution.of(living.node, living.fold, None if quantizer is None else quantizer[1])
+        call = self._call(living.node)
+        layer = FoldedConv(call, living.fold, None if quantizer is None else quantizer[1])
         path = self._add(CONVOLUTIONS, living.node.name, layer)
         self.origin.folds.append(living)
         if quantizer is not None:
             self.origin.sites[quantizer[0]] = f"{path}.fake_quantize"
         self.nodes[living.node.name] = path, living.names
         self.constants |= living.constants
+
+    @staticmethod
+    def _call(node: gs.Node) -> Call:
+        given = tuple(bool(value.name) for value in node.inputs)
+        return OPERATORS[node.op](Node(node.op, node.name, 0, node.attrs, given))
 
     def _add(self, place: str, name: str, layer: Any) -> str:
         return self.states.add_layer(f"{place}.{name.replace('.', '/')}", layer)
