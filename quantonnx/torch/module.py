@@ -12,6 +12,7 @@ from quantonnx.errors import DataError
 from quantonnx.model import Model
 from quantonnx.reading import Source
 from quantonnx.torch.converting import Converter
+from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.program import Program
 from quantonnx.torch.states import States, tensors_at
 
@@ -77,12 +78,16 @@ def from_onnx(source: Source | Model) -> OnnxModule:
 
     Raises ModelError that lists all operators without a translation.
     """
-    model = Model.read(source)
-    module = OnnxModule(Origin(model))
-    states = States(module)
-    module._program = Converter(model, states).program()
+    module = OnnxModule(Origin(Model.read(source)))
+    build(module, States(module), Layers())
+    return module
+
+
+def build(module: OnnxModule, states: States, layers: Layers) -> None:
+    """Fills a module with the steps of the model that it is made from, and puts it into evaluation mode."""
+    module._program = Converter(module.origin.model, states, layers).program()
     module._paths = states.paths
-    return module.eval()
+    module.eval()
 
 
 def _device(inputs: Sequence[Tensor], named: dict[str, Tensor]) -> torch.device | None:

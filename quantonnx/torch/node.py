@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818 (it is caught, and never reaches a user)
     """Says in a few words what about a node cannot be expressed; all such nodes of a model become one error."""
 
 
 @dataclass(frozen=True)
 class Node:
     """One node: `given` and `wanted` say which inputs and outputs have a name, `constants` has the values of inputs
-    that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors. `type_of`
-    gives the element type of an input, None where it is unknown."""
+    that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors, and
+    `number_types` their types; `type_of` gives the element type of an input, None where it is unknown."""
 
     op: str
     name: str
@@ -29,6 +29,7 @@ class Node:
     wanted: tuple[bool, ...] = (True,)
     constants: Mapping[int, Array] = field(default_factory=dict)
     numbers: Mapping[int, int] = field(default_factory=dict)
+    number_types: Mapping[int, np.dtype[Any]] = field(default_factory=dict)
     type_of: Callable[[int], np.dtype[Any] | None] = lambda place: None
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -54,18 +55,19 @@ class Node:
 @dataclass(frozen=True)
 class Call:
     """A function of a module (so that it can be pickled), called with the inputs at `inputs`, all by default, absent
-    ones as None, and with `settings`.
+    ones (and those at −1) as None, and with `settings`; or a layer, which becomes part of the module.
 
     It returns one value, or a tuple where the node has several outputs. Inputs at `numbers` may reach it as Python
-    numbers, or tuples of them, in the place of tensors; `on_device` makes it get the device as `device`.
-    With `gives_codes` its first output are whole numbers as floats, so that gradients pass, in the place of this
-    integer type; who does not take codes gets them as integers.
+    numbers, or tuples of them, in the place of tensors, those at `scalars` as single numbers only; `on_device` makes
+    it get the device as `device`. With `gives_codes` its first output are whole numbers as floats, so that gradients
+    pass, in the place of this integer type; who does not take codes gets them as integers.
     """
 
     function: Callable[..., Any]
     inputs: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
+    scalars: frozenset[int] = frozenset()
     on_device: bool = False
     takes_codes: bool = False
     gives_codes: Any = None
@@ -73,6 +75,14 @@ class Call:
 
 Translation = Callable[[Node], Call]
 """From a node to a call of torch. Raises Unsupported."""
+
+
+class Kind(NamedTuple):
+    """Python numbers as a translation sees them: their type, rank (0, or 1 for a tuple), and value if it is fixed."""
+
+    dtype: np.dtype[Any]
+    rank: int
+    literal: Any = None
 
 
 @dataclass(frozen=True)

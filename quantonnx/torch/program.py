@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 Values = dict[str, Any]
 FindLayer = Callable[[str], nn.Module]
 
@@ -18,7 +17,7 @@ FindLayer = Callable[[str], nn.Module]
 class Step:
     """One call: of `function`, or of the layer at the path `layer`; an input or output named "" is absent.
 
-    With `on_device` it gets the device as `device`.
+    With `on_device` it gets the device as `device`, with `nested` also what finds layers as `find`.
     """
 
     node: str
@@ -29,6 +28,7 @@ class Step:
     function: Callable[..., Any] | None = None
     layer: str = ""
     on_device: bool = False
+    nested: bool = False
     drops: tuple[str, ...] = ()
 
 
@@ -64,7 +64,9 @@ class Program:
 
 def _result(step: Step, values: Values, find: FindLayer, device: torch.device | None) -> Any:
     arguments = [values[name] for name in step.inputs]
-    settings = {**step.settings, "device": device} if step.on_device else step.settings
+    settings = step.settings
+    if step.on_device or step.nested:
+        settings = {**settings, "device": device, **({"find": find} if step.nested else {})}
     called = find(step.layer) if step.function is None else step.function
     try:
         return called(*arguments, **settings)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from quantonnx.element_types import FLOATS
+from quantonnx.torch.node import Array
 
 _MOVING = frozenset(
     {"Identity", "Cast", "Concat", "Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"}
@@ -42,12 +43,12 @@ _LARGEST = 1e4
 """Additive masks hold −1e9 and the like in the place of −∞; no weight is so large."""
 
 
-def is_weight(constant: gs.Constant, values: np.ndarray) -> bool:  # type: ignore[type-arg]
+def is_weight(constant: gs.Tensor, values: Array) -> bool:
     """True for float values, more than one, that some operator multiplies, adds or looks up.
 
     Running statistics, bounds, exponents, masks and the numbers of Q/DQ pairs are none.
     """
-    if str(np.dtype(constant.dtype).name) not in FLOATS or values.size < 2:
+    if str(values.dtype.name) not in FLOATS or values.size < 2:
         return False
     if not np.isfinite(values).all() or np.abs(values).max() >= _LARGEST:
         return False

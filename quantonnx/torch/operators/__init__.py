@@ -9,10 +9,13 @@ from quantonnx.torch.node import Translation
 from quantonnx.torch.operators import (
     activation,
     attention,
+    conversion,
     convolution,
     elementwise,
     fused,
     fused_attention,
+    generating,
+    indexing,
     linear,
     losses,
     normalization,
@@ -21,6 +24,33 @@ from quantonnx.torch.operators import (
     quantization,
     quantized_products,
     recurrent,
+    reductions,
+    regions,
+    resizing,
+    sampling,
+    shaping,
+    spectral,
+)
+
+_FAMILIES = (
+    activation,
+    attention,
+    conversion,
+    convolution,
+    elementwise,
+    fused,
+    fused_attention,
+    generating,
+    indexing,
+    linear,
+    losses,
+    normalization,
+    padding,
+    pooling,
+    quantization,
+    quantized_products,
+    recurrent,
+    reductions,
     regions,
     resizing,
     sampling,
@@ -29,26 +59,6 @@ from quantonnx.torch.operators import (
 )
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(
-    {
-        **elementwise.OPERATORS,
-        **shaping.OPERATORS,
-        **activation.OPERATORS,
-        **convolution.OPERATORS,
-        **linear.OPERATORS,
-        **normalization.OPERATORS,
-        **padding.OPERATORS,
-        **losses.OPERATORS,
-        **pooling.OPERATORS,
-        **spectral.OPERATORS,
-        **regions.OPERATORS,
-        **sampling.OPERATORS,
-        **attention.OPERATORS,
-        **fused.OPERATORS,
-        **fused_attention.OPERATORS,
-        **quantization.OPERATORS,
-        **quantized_products.OPERATORS,
-        **recurrent.OPERATORS,
-        **resizing.OPERATORS,
-    }
+    {operator: translation for family in _FAMILIES for operator, translation in family.OPERATORS.items()}
 )
 """Translations by operator; one of another domain is called `domain.Operator`."""

@@ -1,0 +1,65 @@
+"""How fast what is trained moves: a rate for each tensor, in units of its own size, along a schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from quantonnx.errors import ConfigError
+
+OptimizerName = Literal["adamw", "sgd"]
+
+_SMALLEST_SIZE = 1e-3
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates, as parts of the root mean square of each tensor at the start."""
+
+    weights: float
+    biases: float
+    scales: float
+
+
+def make_optimizer(student: nn.Module, rates: Rates, name: OptimizerName) -> torch.optim.Optimizer:
+    """Returns the optimizer of what can be trained, each tensor a group with a rate of its own."""
+    groups = list(_groups(student, rates))
+    if not groups:
+        raise ConfigError("nothing of the student can be trained", "give a module from prepare_qat or from_onnx")
+    if name == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
+def _groups(student: nn.Module, rates: Rates) -> Iterator[dict[str, Any]]:
+    for name, parameter in student.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        others = rates.weights if parameter.ndim > 1 else rates.biases
+        rate = rates.scales if is_scale(name) else others
+        size = float(parameter.detach().float().square().mean().sqrt())
+        if rate > 0:
+            yield {"params": [parameter], "lr": 0.0, "peak": rate * max(size, _SMALLEST_SIZE)}
+
+
+def is_scale(name: str) -> bool:
+    """True for the path of a parameter that is the scale of a fake quantization."""
+    return name.rpartition(".")[2] == "scale"
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets the rate of every group to a part of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def rate_factor(progress: float, warm_up: float) -> float:
+    """Returns the part of the peak at a progress in 0..1: from a tenth up to `warm_up`, times half a cosine (Loshchilov
+    and Hutter, 2017)."""
+    rising = min(1.0, 0.1 + 0.9 * progress / warm_up) if warm_up > 0 else 1.0
+    return rising * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
