@@ -38,8 +38,8 @@ class Converter(GraphValues):
     ) -> None:
         super().__init__(model, states, layers, prefix, outer)
         self.refused: dict[str, list[str]] = {}
-        self.bodies: dict[tuple[str, str], Body] = {}
         self._types = ElementTypes(model)
+        self.bodies: dict[tuple[str, str], Body] = {}
 
     def program(self) -> Program:
         """Returns the steps. Raises ModelError with all operators that have no translation."""
@@ -143,7 +143,7 @@ class Converter(GraphValues):
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
             layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
-            self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs[:1], layer=layer))
+            self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs, layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
         if key not in OPERATORS:
@@ -183,8 +183,8 @@ class Converter(GraphValues):
         types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        type_of = partial(_type_of, self._types, node)
-        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types, type_of)
+        known = constants, numbers, types, partial(_type_of, self._types, node)
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, *known)
 
 
 def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:

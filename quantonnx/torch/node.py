@@ -19,7 +19,7 @@ class Unsupported(Exception):  # noqa: N818 (it is caught, and never reaches a u
 class Node:
     """One node: `given` and `wanted` say which inputs and outputs have a name, `constants` has the values of inputs
     that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors, and
-    `number_types` their types. `type_of` gives the element type of an input, None where it is unknown."""
+    `number_types` their types; `type_of` gives the element type of an input, None where it is unknown."""
 
     op: str
     name: str
