@@ -138,6 +138,8 @@ class Converter(GraphValues):
 
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
+            if any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:]):
+                raise Unsupported("its statistics are read")
             layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
             self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs[:1], layer=layer))
             return
@@ -174,7 +176,8 @@ class Converter(GraphValues):
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
         constants = Constants({i: self.constants[name] for i, name in enumerate(names) if name in self.constants})
         numbers = {i: self.numbers[name].rank for i, name in enumerate(names) if name in self.numbers}
-        types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
+        types = {i: np.dtype(value.dtype) for i, value in enumerate(node.inputs) if value.dtype is not None}
+        types |= {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
         return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types)
