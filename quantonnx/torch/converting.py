@@ -142,6 +142,8 @@ class Converter(GraphValues):
 
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
+            if any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:]):
+                raise Unsupported("its statistics are read")
             layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
             self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs, layer=layer))
             return
@@ -180,15 +182,14 @@ class Converter(GraphValues):
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
         constants = Constants({i: self.constants[name] for i, name in enumerate(names) if name in self.constants})
         numbers = {i: self.numbers[name].rank for i, name in enumerate(names) if name in self.numbers}
-        types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        known = constants, numbers, types, partial(_type_of, self._types, node)
+        known = constants, numbers, partial(_type_of, self._types, node)
         return Node(node.op, node.name, self.model.opset, attributes, given, wanted, *known)
 
 
 def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
-    return types.of(node.inputs[place])
+    return types.of(node.inputs[place]) if place < len(node.inputs) else None
 
 
 def _attribute(value: Any) -> Any:
