@@ -81,8 +81,9 @@ EXPORTERS: Mapping[str, Callable[[Example, Tensors, int, Path], None]] = {"dynam
 
 
 def written(exporter: str, example: Example, opset: int, folder: Path) -> Path:
-    """Returns the file that an exporter wrote into `folder`. Raises ModelError with what it says."""
-    path = folder / f"{exporter}.onnx"
+    """Returns the file that an exporter wrote into a folder in `folder`. Raises ModelError with what it says."""
+    path = folder / exporter / "model.onnx"
+    path.parent.mkdir()
     try:
         with _silent(), _tensors_only(example) as tensors:
             EXPORTERS[exporter](example, tensors, opset, path)
@@ -101,7 +102,11 @@ def _tensors_only(example: Example) -> Iterator[Tensors]:
     What else it takes is as in the example. A module around it would do the same, and be in every name.
     """
     module, call = example.module, example.trials[0].call
-    own, original, tensors = "forward" in vars(module), module.forward, tuple(example.tensors(call).values())
+    own, original, tensors = (
+        "forward" in vars(module),
+        module.forward,
+        tuple(value.clone() for value in example.tensors(call).values()),
+    )
     if isinstance(module, torch.jit.ScriptModule):
         yield tensors
         return
@@ -109,7 +114,7 @@ def _tensors_only(example: Example) -> Iterator[Tensors]:
     def forward(*tensors: Tensor) -> Tensors:
         given = iter(tensors)
         filled = with_tensors(call, lambda tensor: next(given))
-        return tuple(named_results(filled(original)).values())
+        return tuple(named_results(original(*filled.args, **filled.kwargs)).values())
 
     try:
         object.__setattr__(module, "forward", forward)
