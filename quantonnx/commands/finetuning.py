@@ -84,7 +84,7 @@ class TrainingOptions:
         from quantonnx.torch.settings import Settings
 
         given = {"minutes": self.minutes, "learning_rate": self.learning_rate, "augment": self.augment}
-        settings = {name: value for name, value in given.items() if value is not None}
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.epochs is not None or self.minutes is None:
             settings["epochs"] = self.epochs or DEFAULT_EPOCHS
         Settings(**settings)
