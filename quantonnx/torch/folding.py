@@ -8,20 +8,15 @@ is folded and quantized with the running statistics, and the result set right to
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quantonnx.batch_norm_folds import BatchNormFold
-from quantonnx.torch.node import Call, Node
-from quantonnx.torch.operators.convolution import OPERATORS
-
-_ANY_OPSET = 1
-"""Convolutions mean the same in all of them."""
+from quantonnx.torch.node import Call
 
 
-class FoldedConvolution(nn.Module):
+class FoldedConv(nn.Module):
     """Conv or ConvTranspose, and BatchNormalization, of which the file has one convolution.
 
     `call` is the convolution's translation. In training, the statistics are those of the batch, which the convolution
@@ -36,12 +31,6 @@ class FoldedConvolution(nn.Module):
         self.epsilon, self.momentum = fold.epsilon, 1 - fold.momentum
         self.frozen = False
         self.fake_quantize = fake_quantize
-
-    @classmethod
-    def of(cls, node: gs.Node, fold: BatchNormFold, fake_quantize: nn.Module | None = None) -> FoldedConvolution:
-        """Returns the layer of a convolution that has the fold."""
-        seen = Node(node.op, node.name, _ANY_OPSET, dict(node.attrs), (True, True, True))
-        return cls(OPERATORS[node.op](seen), fold, fake_quantize)
 
     def forward(
         self,
@@ -67,6 +56,8 @@ class FoldedConvolution(nn.Module):
         quantized = self._quantized(self._scaled(weight, factor))
         ratio = ((variance.double() + self.epsilon) / (batch_variance.double() + self.epsilon)).sqrt()
         shift = (beta.double() - batch_mean.double() * of_batch).to(weight.dtype)
+        if bias is not None:
+            shift = shift + 0 * bias  # the batch's mean takes it out again; it gets a gradient all the same, of zeros
         return self._convolved(x, self._scaled(quantized, ratio), shift)
 
     def get_extra_state(self) -> Tensor:

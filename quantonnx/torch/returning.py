@@ -24,7 +24,9 @@ from quantonnx.weights import load_array
 
 
 @overload
-def to_onnx(module: QatModule, original: Source | Model | None = None) -> QuantizedModel: ...
+def to_onnx(  # type: ignore[overload-overlap]  # a QatModule is an OnnxModule too, and gives the former
+    module: QatModule, original: Source | Model | None = None
+) -> QuantizedModel: ...
 
 
 @overload
