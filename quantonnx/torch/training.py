@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from quantonnx.calibration.feeds import Progress
 from quantonnx.torch.batches import Batch, Kept, Unit, augmented, joined, on_device, open_batches, rows_in, tensors_in
 from quantonnx.torch.checkpoints import Checkpoint, State, digest_of, digest_of_tensors
+from quantonnx.torch.folding import FoldedConvolution
 from quantonnx.torch.holding import evaluating, hold_out
 from quantonnx.torch.objectives import Fidelity, blocks_loss, output_loss
 from quantonnx.torch.optimizing import Rates, make_optimizer, rate_factor, set_rate
@@ -188,7 +189,7 @@ class Training:
         """Only batch normalization may be in training mode, and only at first."""
         tracking = self._progress() < self.settings.batchnorm_until
         for layer in self.student.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, (nn.modules.batchnorm._BatchNorm, FoldedConvolution)):
                 layer.train(tracking)
 
     def _measure(self) -> None:
