@@ -12,7 +12,7 @@ from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
 from quantonnx.torch.fake_quantization import FakeQuantize, fake_quantizers
-from quantonnx.torch.folding import FoldedConv
+from quantonnx.torch.folding import FoldedConvolution
 from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.living_folds import LivingFold, living_folds
 from quantonnx.torch.module import OnnxModule, Origin, build
@@ -109,7 +109,7 @@ class _Places:
             self.reads.update(((edge.node, edge.index), path) for edge in site.edges)
 
     def _folded(self, living: LivingFold, quantizer: tuple[Site, FakeQuantize] | None) -> None:
-        layer = FoldedConv(_call(living.node), living.fold, None if quantizer is None else quantizer[1])
+        layer = FoldedConvolution(_call(living.node), living.fold, None if quantizer is None else quantizer[1])
         path = self._add(CONVOLUTIONS, living.node.name, layer)
         self.origin.folds.append(living)
         if quantizer is not None:
