@@ -1,4 +1,4 @@
-"""`finetune`: what rounding alone would cost too much is won back by training against the float model, without labels."""
+"""`finetune`: where rounding costs too much, training against the float model wins it back, without labels."""
 
 from __future__ import annotations
 
