@@ -71,13 +71,12 @@ def _apply(function: type[Function], x: Tensor, scale: Tensor, zero_point: Tenso
 
 
 def _codes(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, low: float, high: float, rounding: str, random: Tensor | None
+    values: Tensor, zero_point: Tensor | None, low: float, high: float, rounding: str, random: Tensor | None
 ) -> Tensor:
-    """Returns codes less the zero point, in a tensor of its own."""
-    codes = x / scale
+    """Returns the codes, less the zero point, of values that are divided by the scale already; these are lost."""
     if rounding == "float8":
-        return codes.clamp_(low, high).to(torch.float8_e4m3fn).to(torch.float32)
-    codes = _rounded(codes, rounding, random)
+        return values.clamp_(low, high).to(torch.float8_e4m3fn).to(torch.float32)
+    codes = _rounded(values, rounding, random)
     if zero_point is None:
         return codes.clamp_(low, high)
     return codes.add_(zero_point).clamp_(low, high).sub_(zero_point)
@@ -111,7 +110,7 @@ class _FakeQuantized(Function):
         ends: tuple[float, float],
         random: Tensor | None,
     ) -> Tensor:
-        return _codes(x, scale, zero_point, low, high, rounding, random).mul_(scale)
+        return _codes(x / scale, zero_point, low, high, rounding, random).mul_(scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -123,7 +122,7 @@ class _FakeQuantized(Function):
         x, scale, zero_point = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
             return (None,) * 8
-        return _passed(gradients[0], _in_codes(x, scale, zero_point), ctx.ends), *[None] * 7
+        return _passed(gradients[0], x / scale, zero_point, ctx.ends), *[None] * 7
 
 
 class _Learned(Function):
@@ -141,7 +140,7 @@ class _Learned(Function):
         random: Tensor | None,
         batched: bool,
     ) -> Tensor:
-        return _codes(x, scale, zero_point, low, high, rounding, random).mul_(scale)
+        return _codes(x / scale, zero_point, low, high, rounding, random).mul_(scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -155,23 +154,18 @@ class _Learned(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point, random = ctx.saved_tensors
         low, high, rounding = ctx.how
-        gradient = gradients[0]
-        passed = _passed(gradient, _in_codes(x, scale, zero_point), (low, high))
+        gradient, values = gradients[0], x / scale
+        passed = _passed(gradient, values if zero_point is None else values.clone(), zero_point, (low, high))
         of_zero_point = None
         if zero_point is not None and ctx.needs_input_grad[2]:
-            clipped = (gradient - passed).mul_(scale).mul_(-ctx.factor)
-            of_zero_point = clipped.sum_to_size(zero_point.shape)
-        steps = _codes(x, scale, zero_point, low, high, rounding, random).mul_(gradient)
-        steps = steps.sub_((x / scale).mul_(passed)).mul_(ctx.factor)
-        return passed, steps.sum_to_size(scale.shape), of_zero_point, *[None] * 6
+            of_zero_point = (gradient - passed).sum_to_size(zero_point.shape) * scale * -ctx.factor
+        straight = values * passed
+        steps = _codes(values, zero_point, low, high, rounding, random).mul_(gradient).sub_(straight)
+        return passed, steps.sum_to_size(scale.shape) * ctx.factor, of_zero_point, *[None] * 6
 
 
-def _in_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
-    values = x / scale
-    return values if zero_point is None else values.add_(zero_point)
-
-
-def _passed(gradient: Tensor, values: Tensor, ends: tuple[float, float]) -> Tensor:
-    """Returns the gradient where the values lie between the ends, else 0: in one pass over memory."""
+def _passed(gradient: Tensor, values: Tensor, zero_point: Tensor | None, ends: tuple[float, float]) -> Tensor:
+    """Returns the gradient where the values, in codes, lie between the ends, else 0; a zero point is added to them."""
+    values = values if zero_point is None else values.add_(zero_point)
     passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, values, *ends)
     return passed
