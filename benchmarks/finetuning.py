@@ -34,9 +34,7 @@ ROWS = [*STARTS, *(f"{name}+distill" for name in STARTS)]
 def start(arguments: argparse.Namespace, recipe: list[str]) -> QuantizedModel:
     """Returns the model before it is trained: biases corrected, weights as the recipe leaves them."""
     weight = {"n_bits": arguments.weights, "calibration_method": "mse"}
-    config = qx.QuantConfig(
-        weight=weight, activation={"n_bits": arguments.activations}, recipe=recipe, keep_slow=True
-    )
+    config = qx.QuantConfig(weight=weight, activation={"n_bits": arguments.activations}, recipe=recipe, keep_slow=True)
     names = [value.name for value in session(str(arguments.model)).get_inputs()]
     whole = dict(np.load(arguments.training))
     feeds = [{name: whole[name][i : i + 1] for name in names} for i in range(CALIBRATION)]
@@ -49,7 +47,9 @@ def trained(quantized: QuantizedModel, arguments: argparse.Namespace) -> Quantiz
     samples = open_samples(arguments.training, input_specs(quantized.model))
     limit: dict[str, Any] = {"steps": arguments.steps} if arguments.steps else {"minutes": arguments.minutes}
     settings = dict(part.split("=") for part in arguments.set)
-    report = distill(student, from_onnx(arguments.model), samples, **limit, **{k: value_of(v) for k, v in settings.items()})
+    report = distill(
+        student, from_onnx(arguments.model), samples, **limit, **{k: value_of(v) for k, v in settings.items()}
+    )
     print(report, file=sys.stderr, flush=True)
     return to_onnx(student)
 

@@ -57,9 +57,7 @@ class TrainingOptions:
     ] = None
     augment: Annotated[
         str | None,
-        typer.Option(
-            "--augment", metavar="WAY", help="Vary images: none, flip or shift.", rich_help_panel=_TRAINING
-        ),
+        typer.Option("--augment", metavar="WAY", help="Vary images: none, flip or shift.", rich_help_panel=_TRAINING),
     ] = None
     seed: Annotated[int, typer.Option("--seed", help="Of shuffling and varying.", rich_help_panel=_TRAINING)] = 0
     checkpoint: Annotated[
@@ -86,7 +84,7 @@ class TrainingOptions:
         from quantonnx.torch.settings import Settings
 
         given = {"minutes": self.minutes, "learning_rate": self.learning_rate, "augment": self.augment}
-        settings = {name: value for name, value in given.items() if value is not None}
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.epochs is not None or self.minutes is None:
             settings["epochs"] = self.epochs or DEFAULT_EPOCHS
         Settings(**settings)

@@ -71,12 +71,13 @@ def _apply(function: type[Function], x: Tensor, scale: Tensor, zero_point: Tenso
 
 
 def _codes(
-    values: Tensor, zero_point: Tensor | None, low: float, high: float, rounding: str, random: Tensor | None
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, low: float, high: float, rounding: str, random: Tensor | None
 ) -> Tensor:
-    """Returns the codes, less the zero point, of values that are divided by the scale already; these are lost."""
+    """Returns codes less the zero point, in a tensor of its own."""
+    codes = x / scale
     if rounding == "float8":
-        return values.clamp_(low, high).to(torch.float8_e4m3fn).to(torch.float32)
-    codes = _rounded(values, rounding, random)
+        return codes.clamp_(low, high).to(torch.float8_e4m3fn).to(torch.float32)
+    codes = _rounded(codes, rounding, random)
     if zero_point is None:
         return codes.clamp_(low, high)
     return codes.add_(zero_point).clamp_(low, high).sub_(zero_point)
@@ -110,7 +111,7 @@ class _FakeQuantized(Function):
         ends: tuple[float, float],
         random: Tensor | None,
     ) -> Tensor:
-        return _codes(x / scale, zero_point, low, high, rounding, random).mul_(scale)
+        return _codes(x, scale, zero_point, low, high, rounding, random).mul_(scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,7 +123,7 @@ class _FakeQuantized(Function):
         x, scale, zero_point = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
             return (None,) * 8
-        return _passed(gradients[0], x / scale, zero_point, ctx.ends), *[None] * 7
+        return _passed(gradients[0], _in_codes(x, scale, zero_point), ctx.ends), *[None] * 7
 
 
 class _Learned(Function):
@@ -140,32 +141,41 @@ class _Learned(Function):
         random: Tensor | None,
         batched: bool,
     ) -> Tensor:
-        return _codes(x / scale, zero_point, low, high, rounding, random).mul_(scale)
+        return _codes(x, scale, zero_point, low, high, rounding, random).mul_(scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, zero_point, low, high, rounding, _, random, batched = inputs
-        ctx.save_for_backward(x, scale, zero_point, random)
-        ctx.how = (low, high, rounding)
+        x, scale, zero_point, low, high, *_, batched = inputs
+        ctx.save_for_backward(x, scale, zero_point, output)
+        ctx.ends = (low, high)
         count = x.numel() / scale.numel() / (x.shape[0] if batched and x.ndim > 1 else 1)
         ctx.factor = (max(count, 1) * high) ** -0.5
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point, random = ctx.saved_tensors
-        low, high, rounding = ctx.how
-        gradient, values = gradients[0], x / scale
-        passed = _passed(gradient, values if zero_point is None else values.clone(), zero_point, (low, high))
+        x, scale, zero_point, output = ctx.saved_tensors
+        passed = _passed(gradients[0], _in_codes(x, scale, zero_point), ctx.ends)
+        clipped = gradients[0] - passed
+        of_scale = _summed(passed, output - x, scale) + _summed(clipped, output, scale)
         of_zero_point = None
         if zero_point is not None and ctx.needs_input_grad[2]:
-            of_zero_point = (gradient - passed).sum_to_size(zero_point.shape) * scale * -ctx.factor
-        straight = values * passed
-        steps = _codes(values, zero_point, low, high, rounding, random).mul_(gradient).sub_(straight)
-        return passed, steps.sum_to_size(scale.shape) * ctx.factor, of_zero_point, *[None] * 6
+            of_zero_point = clipped.sum_to_size(zero_point.shape) * scale * -ctx.factor
+        return passed, of_scale / scale * ctx.factor, of_zero_point, *[None] * 6
 
 
-def _passed(gradient: Tensor, values: Tensor, zero_point: Tensor | None, ends: tuple[float, float]) -> Tensor:
-    """Returns the gradient where the values, in codes, lie between the ends, else 0; a zero point is added to them."""
-    values = values if zero_point is None else values.add_(zero_point)
+def _summed(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """Returns the sums of products over the values that a scale has; over all of them without a tensor of products."""
+    if scale.numel() == 1:
+        return torch.dot(first.reshape(-1), second.reshape(-1)).reshape(scale.shape)
+    return (first * second).sum_to_size(scale.shape)
+
+
+def _in_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+    values = x / scale
+    return values if zero_point is None else values.add_(zero_point)
+
+
+def _passed(gradient: Tensor, values: Tensor, ends: tuple[float, float]) -> Tensor:
+    """Returns the gradient where the values lie between the ends, else 0: in one pass over memory."""
     passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, values, *ends)
     return passed

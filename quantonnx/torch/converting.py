@@ -38,8 +38,8 @@ class Converter(GraphValues):
     ) -> None:
         super().__init__(model, states, layers, prefix, outer)
         self.refused: dict[str, list[str]] = {}
-        self.bodies: dict[tuple[str, str], Body] = {}
         self._types = ElementTypes(model)
+        self.bodies: dict[tuple[str, str], Body] = {}
 
     def program(self) -> Program:
         """Returns the steps. Raises ModelError with all operators that have no translation."""
@@ -142,8 +142,10 @@ class Converter(GraphValues):
 
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
+            if any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:]):
+                raise Unsupported("its statistics are read")
             layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
-            self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs[:1], layer=layer))
+            self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs, layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
         if key not in OPERATORS:
@@ -180,17 +182,14 @@ class Converter(GraphValues):
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
         constants = Constants({i: self.constants[name] for i, name in enumerate(names) if name in self.constants})
         numbers = {i: self.numbers[name].rank for i, name in enumerate(names) if name in self.numbers}
-        types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        type_of = partial(_type_of, self._types, node)
-        return Node(
-            node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types, type_of
-        )
+        known = constants, numbers, partial(_type_of, self._types, node)
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, *known)
 
 
 def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
-    return types.of(node.inputs[place])
+    return types.of(node.inputs[place]) if place < len(node.inputs) else None
 
 
 def _attribute(value: Any) -> Any:

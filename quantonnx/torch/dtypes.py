@@ -46,8 +46,8 @@ def torch_dtype_of(onnx_dtype: int) -> torch.dtype:
 
 
 def to_torch(values: Array) -> torch.Tensor:
-    """Returns a tensor of its own with the values of an array; codes under 8 bits become int8 or uint8, floats of 4 and 8
-    bits float32."""
+    """Returns a tensor of its own with the values of an array; codes under 8 bits become int8 or uint8, floats of 4 and
+    8 bits float32."""
     if values.dtype.name in _NARROW:
         values = values.astype(_NARROW[values.dtype.name])
     if values.dtype.name.startswith(("float4", "float8")):

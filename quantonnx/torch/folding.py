@@ -59,6 +59,8 @@ class FoldedConv(nn.Module):
         quantized = self._quantized(self._scaled(weight, factor))
         ratio = ((variance.double() + self.epsilon) / (batch_variance.double() + self.epsilon)).sqrt()
         shift = (beta.double() - batch_mean.double() * of_batch).to(weight.dtype)
+        if bias is not None:
+            shift = shift + 0 * bias  # the batch's mean takes it out again; it gets a gradient all the same, of zeros
         return self._convolved(x, self._scaled(quantized, ratio), shift)
 
     def get_extra_state(self) -> Tensor:

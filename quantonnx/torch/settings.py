@@ -51,12 +51,14 @@ class Settings:
 @dataclass(frozen=True)
 class Distilled:
     """What a distillation came to. `before` and `after` are measured on `held_out` samples that were not trained on
-    (`trained_on` where there are no others); `losses` are the means of training between measurements; `best_step` is
+    (`trained_on` where there are no others); `losses` are the means of training
+    between measurements and `measured` what these said; `best_step` is
     where the weights that stay are from, 0 where nothing was better than the start."""
 
     steps: int
     seconds: float
     losses: tuple[float, ...]
+    measured: tuple[Fidelity, ...]
     before: Fidelity
     after: Fidelity
     best_step: int

@@ -8,12 +8,16 @@ from types import MappingProxyType
 from quantonnx.torch.node import Translation
 from quantonnx.torch.operators import (
     activation,
+    attention,
     conversion,
     convolution,
     elementwise,
+    fused,
+    fused_attention,
     generating,
     indexing,
     linear,
+    losses,
     normalization,
     padding,
     pooling,
@@ -21,18 +25,25 @@ from quantonnx.torch.operators import (
     quantized_products,
     recurrent,
     reductions,
+    regions,
     resizing,
+    sampling,
     shaping,
+    spectral,
 )
 
 _FAMILIES = (
     activation,
+    attention,
     conversion,
     convolution,
     elementwise,
+    fused,
+    fused_attention,
     generating,
     indexing,
     linear,
+    losses,
     normalization,
     padding,
     pooling,
@@ -40,8 +51,11 @@ _FAMILIES = (
     quantized_products,
     recurrent,
     reductions,
+    regions,
     resizing,
+    sampling,
     shaping,
+    spectral,
 )
 
 OPERATORS: Mapping[str, Translation] = MappingProxyType(

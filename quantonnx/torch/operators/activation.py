@@ -17,13 +17,16 @@ _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 
 def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     """Returns x held between two bounds, numbers or scalar tensors; the upper one prevails."""
-    for bound, hold in ((low, torch.Tensor.clamp_min), (high, torch.Tensor.clamp_max)):
-        if isinstance(bound, Tensor):
-            low, high = None, None if bound is low else high
-            x = hold(x, bound.reshape(()))
-    if low is None and high is None:
-        return x
-    return x.clamp(low, high)
+    if isinstance(low, float) and isinstance(high, float):
+        return functional.hardtanh(x, low, high)  # whose gradient takes one pass over memory, clamp's four
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        return x if low is None and high is None else x.clamp(low, high)
+    x = x if low is None else torch.clamp_min(x, _scalar(low))
+    return x if high is None else torch.clamp_max(x, _scalar(high))
+
+
+def _scalar(bound: Any) -> Any:
+    return bound.reshape(()) if isinstance(bound, Tensor) else bound
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:

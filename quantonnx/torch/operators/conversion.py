@@ -59,8 +59,9 @@ def _cast(node: Node) -> Call:
 
 
 def _cast_like(node: Node) -> Call:
-    if 1 in node.constants:
-        return Call(cast, (0,), {"dtype": torch_dtype(node.constants[1].dtype)})
+    wanted = node.type_of(1)
+    if wanted is not None:
+        return Call(cast, (0,), {"dtype": torch_dtype(wanted)})
     return Call(cast_like, (0, 1))
 
 

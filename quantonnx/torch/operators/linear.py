@@ -35,7 +35,8 @@ def einsum(*operands: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *operands)
 
 
-def _gemm(node: Node) -> Call:
+def gemm_call(node: Node) -> Call:
+    """Returns the call of a Gemm node."""
     settings = {
         "alpha": node.get("alpha", 1.0),
         "beta": node.get("beta", 1.0),
@@ -50,7 +51,8 @@ def _einsum(node: Node) -> Call:
 
 
 OPERATORS: dict[str, Translation] = {
-    "Gemm": _gemm,
+    "Gemm": gemm_call,
     "MatMul": lambda node: Call(torch.matmul),
     "Einsum": _einsum,
+    "Det": lambda node: Call(torch.linalg.det),
 }

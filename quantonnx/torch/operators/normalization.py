@@ -110,6 +110,7 @@ def _mean_variance_normalize(node: Node) -> Call:
 OPERATORS: dict[str, Translation] = {
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,
+    "SimplifiedLayerNormalization": _rms_norm,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LRN": _local_response_norm,
