@@ -259,6 +259,30 @@ def test_half_precision_is_kept() -> None:
     assert model.graph.inputs[0].dtype == model.graph.outputs[0].dtype == np.float16
 
 
+def test_a_module_may_write_into_its_arguments() -> None:
+    class Adding(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(1) * 2
+
+    given = torch.zeros(2, 3)
+    model = qt.export(Adding(), given, exporter=TS)
+    assert ran(model, x=given)[0].max() == 2
+    assert given.abs().max() == 0
+
+
+def test_newer_opsets_than_tracing_knows_are_converted_to() -> None:
+    assert qt.export(small(), images(2), exporter=TS, opset=22).opset == 22
+
+
+def test_more_weights_than_fit_into_a_file_need_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("quantonnx.torch.exporting.EMBEDDED_LIMIT", 1000)
+    network = small()
+    with pytest.raises(ModelError, match=r"Sequential has 0.0 GB of weights; give a path"):
+        qt.export(network, images(2), exporter=TS)
+    model = qt.export(network, images(2), tmp_path / "large.onnx", exporter=TS)
+    np.testing.assert_allclose(ran(model, input=images(3))[0], result(network, images(3)), atol=1e-5)
+
+
 def test_wrappers_are_looked_through() -> None:
     network = small()
     assert weights(qt.export(nn.DataParallel(network), images(2), exporter=TS)).keys() >= {"0.weight", "4.bias"}
@@ -420,12 +444,13 @@ def test_optional_arguments_are_told_from_labels() -> None:
         (None, {}, PlanError, "needs samples; give either a loader or a forward_loop"),
         ([], {}, DataError, "the loader holds no batch"),
         (3, {}, DataError, "the loader is a int, expected a DataLoader"),
+        ([[images(2)], [images(2)] * 2], {"select": tuple}, DataError, "batch 1: the arguments do not fit"),
         ("calib.npz", {}, DataError, "no example to export the module by; give `args`"),
         (
             [{"a": images(1), "b": images(1)}],
             {},
             DataError,
-            "batch 0 has 'a', 'b', and Sequential.forward takes 'input'",
+            "a batch has 'a', 'b', and Sequential.forward takes 'input'",
         ),
     ],
 )

@@ -19,7 +19,7 @@ from quantonnx.batch_norm_folds import BatchNormFold
 from quantonnx.torch.node import Call
 
 
-class FoldedConv(nn.Module):
+class FoldedConvolution(nn.Module):
     """Conv or ConvTranspose, and BatchNormalization, of which the file has one convolution.
 
     `call` is the convolution's translation. In training, the statistics are those of the batch, which the convolution

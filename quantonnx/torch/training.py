@@ -164,7 +164,7 @@ class Training:
         for group in groups:
             batch = augmented(joined([unit.batch for unit in group]), settings.augment, generator)
             part = self._loss(group, batch) * (rows_in(batch) / rows)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += float(part.detach())
         self.step, self.at = self.step + 1, self.at + 1
         self.diverged = not math.isfinite(loss)
@@ -188,7 +188,7 @@ class Training:
         """Only batch normalization may be in training mode, and only at first."""
         tracking = self._progress() < self.settings.batchnorm_until
         for layer in self.student.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) or isinstance(getattr(layer, "frozen", None), bool):
                 layer.train(tracking)
 
     def _measure(self) -> None:
