@@ -78,7 +78,7 @@ class FakeQuantize(nn.Module):
             else:
                 assert values is not None
                 scale, zero_point = self.numbers.of(self._grouped(values.to(torch.float32)))
-        float_type = str(self.numbers.float_type).removeprefix("torch.")
+        float_type = str(self.numbers.kind.dtype).removeprefix("torch.")
         return Parameters(
             scale.detach().cpu().numpy().astype(float_type),
             zero_point.detach().cpu().numpy().astype(self.format.dtype),
