@@ -66,7 +66,7 @@ def learned_quantized(
 
 def _apply(function: type[Function], x: Tensor, scale: Tensor, zero_point: Tensor | None, *rest: Any) -> Tensor:
     steps, *others = rest
-    result: Tensor = function.apply(x, scale, zero_point, *steps, *others)  # type: ignore[no-untyped-call]
+    result: Tensor = function.apply(x, scale, zero_point, *steps, *others)
     return result
 
 

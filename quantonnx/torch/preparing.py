@@ -12,14 +12,20 @@ from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
 from quantonnx.torch.fake_quantization import FakeQuantize, fake_quantizers
-from quantonnx.torch.folding import FoldedConvolution
+from quantonnx.torch.folding import FoldedConv
 from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.living_folds import LivingFold, living_folds
 from quantonnx.torch.module import OnnxModule, Origin, build
+from quantonnx.torch.node import Call, Node
+from quantonnx.torch.operators import OPERATORS
 from quantonnx.torch.states import States
 
 QUANTIZERS, CONVOLUTIONS = "quantizers", "convolutions"
 """Places of layers in the tree of names."""
+
+
+_ANY_OPSET = 13
+"""Convolutions are the same in all."""
 
 
 class QatOrigin(Origin):
@@ -103,7 +109,7 @@ class _Places:
             self.reads.update(((edge.node, edge.index), path) for edge in site.edges)
 
     def _folded(self, living: LivingFold, quantizer: tuple[Site, FakeQuantize] | None) -> None:
-        layer = FoldedConvolution.of(living.node, living.fold, None if quantizer is None else quantizer[1])
+        layer = FoldedConv(_call(living.node), living.fold, None if quantizer is None else quantizer[1])
         path = self._add(CONVOLUTIONS, living.node.name, layer)
         self.origin.folds.append(living)
         if quantizer is not None:
@@ -113,3 +119,9 @@ class _Places:
 
     def _add(self, place: str, name: str, layer: Any) -> str:
         return self.states.add_layer(f"{place}.{name.replace('.', '/')}", layer)
+
+
+def _call(node: gs.Node) -> Call:
+    """What a convolution is in torch."""
+    given = tuple(bool(value.name) for value in node.inputs)
+    return OPERATORS[node.op](Node(node.op, node.name, _ANY_OPSET, node.attrs, given))

@@ -164,7 +164,7 @@ class Training:
         for group in groups:
             batch = augmented(joined([unit.batch for unit in group]), settings.augment, generator)
             part = self._loss(group, batch) * (rows_in(batch) / rows)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += float(part.detach())
         self.step, self.at = self.step + 1, self.at + 1
         self.diverged = not math.isfinite(loss)

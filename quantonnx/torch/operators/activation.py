@@ -17,7 +17,7 @@ _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 
 def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     """Returns x held between two bounds, numbers or scalar tensors; the upper one prevails."""
-    if isinstance(low, float) and isinstance(high, float):
+    if isinstance(low, float) and isinstance(high, float) and low <= high:
         return functional.hardtanh(x, low, high)  # whose gradient takes one pass over memory, clamp's four
     if not isinstance(low, Tensor) and not isinstance(high, Tensor):
         return x if low is None and high is None else x.clamp(low, high)
