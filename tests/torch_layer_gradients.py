@@ -12,10 +12,14 @@ CONVOLUTION = [
     GradientCase('y = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (a, b, c)', (_IMAGE, (2, 4, 3, 2), (2,))),
     GradientCase('y = Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (a, b)', (_IMAGE, (2, 4, 2, 3))),
     GradientCase('y = Conv <auto_pad = "VALID", dilations = [1, 2]> (a, b)', (_IMAGE, (2, 4, 2, 3))),
-    GradientCase("y = Conv <dilations = [1, 1, 2], pads = [1, 1, 1, 1, 1, 1]> (a, b)", ((1, 2, 3, 4, 4), (2, 2, 2, 2, 2))),
+    GradientCase(
+        "y = Conv <dilations = [1, 1, 2], pads = [1, 1, 1, 1, 1, 1]> (a, b)", ((1, 2, 3, 4, 4), (2, 2, 2, 2, 2))
+    ),
     GradientCase("y = ConvTranspose <strides = [2], output_padding = [1]> (a, b, c)", ((2, 3, 4), (3, 2, 3), (2,))),
     GradientCase("y = ConvTranspose <group = 2, pads = [1, 0, 0, 1]> (a, b, c)", (_IMAGE, (4, 1, 3, 3), (2,))),
-    GradientCase("y = ConvTranspose <strides = [2, 3], output_shape = [10, 20]> (a, b, c)", (_IMAGE, (4, 2, 3, 3), (2,))),
+    GradientCase(
+        "y = ConvTranspose <strides = [2, 3], output_shape = [10, 20]> (a, b, c)", (_IMAGE, (4, 2, 3, 3), (2,))
+    ),
     GradientCase('y = ConvTranspose <strides = [2, 2], auto_pad = "SAME_LOWER"> (a, b)', (_IMAGE, (4, 2, 3, 3))),
     GradientCase(
         "y = DeformConv <group = 2, offset_group = 2, pads = [1, 0, 1, 0], kernel_shape = [3, 2]> (a, b, c, d, e)",
@@ -47,7 +51,9 @@ POOLING = [
     GradientCase("y = GlobalAveragePool (a)", (_IMAGE,)),
     GradientCase("y = GlobalMaxPool (a)", ((2, 3, 4),)),
     GradientCase("y = GlobalLpPool <p = 3> (a)", (_IMAGE,)),
-    GradientCase("y = MaxUnpool <kernel_shape = [2], strides = [2]> (a, i)", ((1, 2, 2),), "int64[1,2,2] i = {0, 3, 4, 6}"),
+    GradientCase(
+        "y = MaxUnpool <kernel_shape = [2], strides = [2]> (a, i)", ((1, 2, 2),), "int64[1,2,2] i = {0, 3, 4, 6}"
+    ),
 ]
 
 _COLUMN = "float[4] s = {0.5, -1, 2, 1.5}, float[4] t = {1, 0.3, -0.2, 0.1}"
@@ -59,6 +65,7 @@ NORMALIZATION = [
     GradientCase("y, z, w = LayerNormalization (a, b)", ((2, 3, 4), (4,)), outputs="float y, float z, float w"),
     GradientCase("y = RMSNormalization <axis = -2> (a, b)", ((2, 3, 4), (3, 4)), opset=23),
     GradientCase("y = RMSNormalization (a, b)", ((2, 3, 4), (4,)), opset=23),
+    GradientCase("y = SimplifiedLayerNormalization (a, b)", ((2, 3, 4), (4,))),
     GradientCase("y = GroupNormalization <num_groups = 2> (a, b, c)", ((2, 4, 3), (2,), (2,)), opset=18),
     GradientCase("y = GroupNormalization <num_groups = 2> (a, b, c)", ((2, 4, 3), (4,), (4,)), opset=21),
     GradientCase("y = InstanceNormalization (a, b, c)", ((2, 3, 2, 3), (3,), (3,))),
@@ -87,7 +94,10 @@ LINEAR = [
 _PLAIN = ("Celu", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "LogSoftmax", "Mish", "Selu", "Softmax", "Softplus")
 
 ACTIVATION = [
-    *[GradientCase(f"y = {op} (a)", low=-2, high=2) for op in (*_PLAIN, "Softsign", "Gelu", "ThresholdedRelu", "Shrink")],
+    *[
+        GradientCase(f"y = {op} (a)", low=-2, high=2)
+        for op in (*_PLAIN, "Softsign", "Gelu", "ThresholdedRelu", "Shrink")
+    ],
     GradientCase('y = Gelu <approximate = "tanh"> (a)'),
     GradientCase("y = Swish <alpha = 1.3> (a)", opset=24),
     GradientCase("y = Clip (a, l, h)", ((2, 3),), "float l = {-0.5}, float h = {0.6}"),
@@ -104,7 +114,9 @@ ACTIVATION = [
 _WEIGHTS = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def _recurrent(op: str, direction: str, more: str = "", extra: tuple[tuple[int, ...], ...] = (), lens: str = "") -> GradientCase:
+def _recurrent(
+    op: str, direction: str, more: str = "", extra: tuple[tuple[int, ...], ...] = (), lens: str = ""
+) -> GradientCase:
     ways, gates = (2 if direction == "bidirectional" else 1), _WEIGHTS[op]
     shapes = ((3, 2, 2), (ways, gates * 3, 2), (ways, gates * 3, 3), (ways, gates * 6), *extra)
     results = ("y, z, w", "float y, float z, float w") if op == "LSTM" else ("y, z", "float y, float z")
@@ -133,11 +145,27 @@ _MODES = [f'mode = "{mode}", coordinate_transformation_mode = "{way}"' for mode,
 
 RESIZING = [
     *[GradientCase(f"y = Resize <{mode}> (a, , s)", (_IMAGE,), _SCALES, opset=19) for mode in _MODES],
-    GradientCase('y = Resize <mode = "linear", antialias = 1> (a, , s)', (_IMAGE,), "float[4] s = {1, 1, 0.5, 0.4}", opset=18),
-    GradientCase('y = Resize <mode = "cubic", antialias = 1, exclude_outside = 1> (a, , s)', (_IMAGE,), "float[4] s = {1, 1, 0.5, 0.4}", opset=18),
+    GradientCase(
+        'y = Resize <mode = "linear", antialias = 1> (a, , s)', (_IMAGE,), "float[4] s = {1, 1, 0.5, 0.4}", opset=18
+    ),
+    GradientCase(
+        'y = Resize <mode = "cubic", antialias = 1, exclude_outside = 1> (a, , s)',
+        (_IMAGE,),
+        "float[4] s = {1, 1, 0.5, 0.4}",
+        opset=18,
+    ),
     GradientCase('y = Resize <mode = "cubic", exclude_outside = 1> (a, , s)', (_IMAGE,), _SCALES),
-    GradientCase('y = Resize <mode = "linear", axes = [1, 2], keep_aspect_ratio_policy = "not_larger"> (a, , , s)', ((1, 5, 6, 2),), "int64[2] s = {8, 9}"),
-    GradientCase('y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize"> (a, r, , s)', (_IMAGE,), "float[8] r = {0, 0, 0.1, 0.2, 1, 1, 0.8, 1.2}, int64[4] s = {1, 4, 4, 3}", opset=19),
+    GradientCase(
+        'y = Resize <mode = "linear", axes = [1, 2], keep_aspect_ratio_policy = "not_larger"> (a, , , s)',
+        ((1, 5, 6, 2),),
+        "int64[2] s = {8, 9}",
+    ),
+    GradientCase(
+        'y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize"> (a, r, , s)',
+        (_IMAGE,),
+        "float[8] r = {0, 0, 0.1, 0.2, 1, 1, 0.8, 1.2}, int64[4] s = {1, 4, 4, 3}",
+        opset=19,
+    ),
     GradientCase('y = Resize <mode = "linear"> (a, s)', (_IMAGE,), _SCALES, opset=10),
     GradientCase('y = Resize <mode = "nearest"> (a, , s)', (_IMAGE,), "float[4] s = {1, 1, 2, 3}", opset=13),
     GradientCase('y = Upsample <mode = "linear"> (a, s)', (_IMAGE,), "float[4] s = {1, 1, 2, 3}", opset=9),
@@ -145,8 +173,14 @@ RESIZING = [
 ]
 
 PADDING = [
-    *[GradientCase(f'y = Pad <mode = "{mode}"> (a, p)', (_IMAGE,), "int64[8] p = {0, 0, 1, 2, 0, 0, 3, 0}", opset=19) for mode in ("constant", "reflect", "edge", "wrap")],
-    *[GradientCase(f'y = Pad <mode = "{mode}"> (a, p)', ((3, 4),), "int64[4] p = {1, -1, 2, 2}", opset=19) for mode in ("constant", "reflect", "edge")],
+    *[
+        GradientCase(f'y = Pad <mode = "{mode}"> (a, p)', (_IMAGE,), "int64[8] p = {0, 0, 1, 2, 0, 0, 3, 0}", opset=19)
+        for mode in ("constant", "reflect", "edge", "wrap")
+    ],
+    *[
+        GradientCase(f'y = Pad <mode = "{mode}"> (a, p)', ((3, 4),), "int64[4] p = {1, -1, 2, 2}", opset=19)
+        for mode in ("constant", "reflect", "edge")
+    ],
     GradientCase("y = Pad (a, p, v, x)", ((2, 3),), "int64[2] p = {1, 2}, float v = {0.5}, int64[1] x = {-1}"),
     GradientCase("y = Pad (a, p, b)", ((2, 3), ()), "int64[4] p = {1, 2, 0, 1}"),
     GradientCase('y = Pad <mode = "edge", pads = [1, 0, 0, 2]> (a)', opset=7),
@@ -156,12 +190,29 @@ PADDING = [
 _GRID = ((1, 2, 4, 5), (1, 3, 2, 2))
 
 SAMPLING = [
-    *[GradientCase(f'y = GridSample <mode = "{mode}", padding_mode = "{pad}"> (a, b)', _GRID, low=-1.2, high=1.1) for mode in ("linear", "cubic") for pad in ("zeros", "border", "reflection")],
+    *[
+        GradientCase(f'y = GridSample <mode = "{mode}", padding_mode = "{pad}"> (a, b)', _GRID, low=-1.2, high=1.1)
+        for mode in ("linear", "cubic")
+        for pad in ("zeros", "border", "reflection")
+    ],
     GradientCase('y = GridSample <mode = "bilinear", align_corners = 1> (a, b)', _GRID, opset=16),
     GradientCase("y = AffineGrid (a, s)", ((2, 2, 3),), "int64[4] s = {2, 1, 3, 4}"),
-    GradientCase("y = RoiAlign <output_height = 2, output_width = 3, sampling_ratio = 2> (a, r, i)", (_IMAGE,), "float[2,4] r = {0.3, 0.4, 3.7, 4.2, 1, 0, 9, 3}, int64[2] i = {0, 0}"),
-    GradientCase('y = RoiAlign <mode = "max", output_height = 2, output_width = 2> (a, r, i)', (_IMAGE,), "float[2,4] r = {0.3, 0.4, 3.7, 4.2, 1, 0, 9, 3}, int64[2] i = {0, 0}", opset=10),
-    GradientCase("y = MaxRoiPool <pooled_shape = [2, 2]> (a, r)", (_IMAGE,), "float[2,5] r = {0, 0.3, 0.4, 3.7, 4.2, 0, 1, 0, 5, 3}"),
+    GradientCase(
+        "y = RoiAlign <output_height = 2, output_width = 3, sampling_ratio = 2> (a, r, i)",
+        (_IMAGE,),
+        "float[2,4] r = {0.3, 0.4, 3.7, 4.2, 1, 0, 9, 3}, int64[2] i = {0, 0}",
+    ),
+    GradientCase(
+        'y = RoiAlign <mode = "max", output_height = 2, output_width = 2> (a, r, i)',
+        (_IMAGE,),
+        "float[2,4] r = {0.3, 0.4, 3.7, 4.2, 1, 0, 9, 3}, int64[2] i = {0, 0}",
+        opset=10,
+    ),
+    GradientCase(
+        "y = MaxRoiPool <pooled_shape = [2, 2]> (a, r)",
+        (_IMAGE,),
+        "float[2,5] r = {0, 0.3, 0.4, 3.7, 4.2, 0, 1, 0, 5, 3}",
+    ),
 ]
 
 _HEADS = ((1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 3))
@@ -170,11 +221,30 @@ ATTENTION = [
     GradientCase("y = Attention (a, b, c)", _HEADS, opset=23),
     GradientCase("y = Attention <is_causal = 1> (a, b, c)", ((1, 2, 4, 4),) * 3, opset=23),
     GradientCase("y = Attention <softcap = 0.7> (a, b, c, d)", (*_HEADS, (3, 5)), opset=23),
-    GradientCase("y = Attention <q_num_heads = 4, kv_num_heads = 2, scale = 0.3> (a, b, c)", ((2, 3, 8), (2, 5, 4), (2, 5, 6)), opset=23),
-    GradientCase("y = Attention <is_causal = 1> (a, b, c, m)", ((1, 1, 3, 4), (1, 1, 3, 4), (1, 1, 3, 2)), "bool[3,3] m = {1,1,1,0,1,1,1,0,1}", opset=23),
-    GradientCase("y, z, w = Attention <is_causal = 1> (a, b, c, , d, e)", (*_HEADS, (1, 2, 2, 4), (1, 2, 2, 3)), outputs="float y, float z, float w", opset=23),
+    GradientCase(
+        "y = Attention <q_num_heads = 4, kv_num_heads = 2, scale = 0.3> (a, b, c)",
+        ((2, 3, 8), (2, 5, 4), (2, 5, 6)),
+        opset=23,
+    ),
+    GradientCase(
+        "y = Attention <is_causal = 1> (a, b, c, m)",
+        ((1, 1, 3, 4), (1, 1, 3, 4), (1, 1, 3, 2)),
+        "bool[3,3] m = {1,1,1,0,1,1,1,0,1}",
+        opset=23,
+    ),
+    GradientCase(
+        "y, z, w = Attention <is_causal = 1> (a, b, c, , d, e)",
+        (*_HEADS, (1, 2, 2, 4), (1, 2, 2, 3)),
+        outputs="float y, float z, float w",
+        opset=23,
+    ),
     GradientCase("y = RotaryEmbedding (a, b, c)", ((1, 2, 3, 4), (1, 3, 2), (1, 3, 2)), opset=23),
-    GradientCase("y = RotaryEmbedding <interleaved = 1, num_heads = 2, rotary_embedding_dim = 2> (a, b, c, i)", ((1, 3, 8), (5, 1), (5, 1)), "int64[1,3] i = {4, 0, 2}", opset=23),
+    GradientCase(
+        "y = RotaryEmbedding <interleaved = 1, num_heads = 2, rotary_embedding_dim = 2> (a, b, c, i)",
+        ((1, 3, 8), (5, 1), (5, 1)),
+        "int64[1,3] i = {4, 0, 2}",
+        opset=23,
+    ),
 ]
 
 _TARGETS = "int64[2,2] t = {0, 2, 1, 0}"
@@ -192,3 +262,8 @@ LAYERS = [
     *(RESIZING + PADDING + SAMPLING + ATTENTION + LOSSES),
 ]
 """The cases of all families."""
+
+NO_LAYER_GRADIENT = frozenset(
+    {"BlackmanWindow", "HammingWindow", "Hardmax", "HannWindow", "MelWeightMatrix", "NonMaxSuppression"}
+)
+"""Operators whose result has no gradient, or zero everywhere."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -180,15 +179,12 @@ class Converter(GraphValues):
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
         constants = Constants({i: self.constants[name] for i, name in enumerate(names) if name in self.constants})
         numbers = {i: self.numbers[name].rank for i, name in enumerate(names) if name in self.numbers}
-        types = {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
+        found = {i: self._types.of(value) for i, value in enumerate(node.inputs) if value.name}
+        types = {i: dtype for i, dtype in found.items() if dtype is not None}
+        types |= {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        known = constants, numbers, types, partial(_type_of, self._types, node)
-        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, *known)
-
-
-def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
-    return types.of(node.inputs[place])
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types)
 
 
 def _attribute(value: Any) -> Any:

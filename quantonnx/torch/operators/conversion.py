@@ -59,8 +59,8 @@ def _cast(node: Node) -> Call:
 
 
 def _cast_like(node: Node) -> Call:
-    if 1 in node.constants:
-        return Call(cast, (0,), {"dtype": torch_dtype(node.constants[1].dtype)})
+    if 1 in node.types:
+        return Call(cast, (0,), {"dtype": torch_dtype(node.types[1])})
     return Call(cast_like, (0, 1))
 
 

@@ -78,8 +78,7 @@ def _constant_of_shape(node: Node) -> Call:
 
 
 def _range(node: Node) -> Call:
-    kind = next(iter(node.number_types.values()), None)
-    kind = next((values.dtype for values in node.constants.values()), kind)
+    kind = next(iter(node.types.values()), None)
     settings = {"dtype": None if kind is None else torch_dtype(kind)}
     return Call(number_range, (0, 1, 2), settings, scalars=frozenset({0, 1, 2}), on_device=True)
 
