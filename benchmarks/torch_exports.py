@@ -2,7 +2,7 @@
 
     python benchmarks/torch_exports.py [NAME...] [--exporter dynamo|torchscript] [--target T] [--cache DIR]
 
-A line for each network and exporter: seconds with verification, how far ONNX Runtime is from the module (of the largest
+A line for each network and exporter: seconds of one processor, verification included, how far ONNX Runtime is from the module (of the largest
 value, the worst of several batch sizes), operators, and matched operator groups for the target; of the last two, after
 the stroke, those of the file that benchmarks/zoo.py writes. Transformers have the attention that is their default.
 """
@@ -49,9 +49,9 @@ def exported(name: str, exporter: str) -> tuple[Model, float, float]:
     module = zoo_models.prepare(make, name, entry.draw)
     feed = next(iter(zoo.feeds(name, 1)))
     settings = ExportSettings(exporter=exporter, input_names=tuple(feed))
-    start = time.perf_counter()
+    start = time.process_time()
     model, example = exported(module, call_of(zoo_models.tensors(feed)), settings, force=False)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     with torch.no_grad(), evaluating(module):
         return model, seconds, require_agreement(model, example)
 

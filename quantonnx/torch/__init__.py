@@ -61,16 +61,18 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Imports what is asked for when it is asked for. Raises ConfigError where PyTorch is missing."""
     from importlib import import_module
-    from importlib.util import find_spec
 
     from quantonnx.errors import ConfigError
 
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if find_spec("torch") is None:
-        raise ConfigError("quantonnx.torch needs PyTorch", "pip install 'quantonnx[torch]'")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ConfigError("quantonnx.torch needs PyTorch", "pip install 'quantonnx[torch]'") from None
 
 
 def __dir__() -> list[str]:

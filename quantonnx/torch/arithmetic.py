@@ -66,7 +66,7 @@ def learned_quantized(
 
 def _apply(function: type[Function], x: Tensor, scale: Tensor, zero_point: Tensor | None, *rest: Any) -> Tensor:
     steps, *others = rest
-    result: Tensor = function.apply(x, scale, zero_point, *steps, *others)  # type: ignore[no-untyped-call]
+    result: Tensor = function.apply(x, scale, zero_point, *steps, *others)
     return result
 
 
@@ -145,25 +145,29 @@ class _Learned(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, zero_point, low, high, rounding, _, random, batched = inputs
-        ctx.save_for_backward(x, scale, zero_point, random)
-        ctx.how = (low, high, rounding)
+        x, scale, zero_point, low, high, *_, batched = inputs
+        ctx.save_for_backward(x, scale, zero_point, output)
+        ctx.ends = (low, high)
         count = x.numel() / scale.numel() / (x.shape[0] if batched and x.ndim > 1 else 1)
         ctx.factor = (max(count, 1) * high) ** -0.5
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point, random = ctx.saved_tensors
-        low, high, rounding = ctx.how
-        gradient = gradients[0]
-        passed = _passed(gradient, _in_codes(x, scale, zero_point), (low, high))
+        x, scale, zero_point, output = ctx.saved_tensors
+        passed = _passed(gradients[0], _in_codes(x, scale, zero_point), ctx.ends)
+        clipped = gradients[0] - passed
+        of_scale = _summed(passed, output - x, scale) + _summed(clipped, output, scale)
         of_zero_point = None
         if zero_point is not None and ctx.needs_input_grad[2]:
-            clipped = (gradient - passed).mul_(scale).mul_(-ctx.factor)
-            of_zero_point = clipped.sum_to_size(zero_point.shape)
-        steps = _codes(x, scale, zero_point, low, high, rounding, random).mul_(gradient)
-        steps = steps.sub_((x / scale).mul_(passed)).mul_(ctx.factor)
-        return passed, steps.sum_to_size(scale.shape), of_zero_point, *[None] * 6
+            of_zero_point = clipped.sum_to_size(zero_point.shape) * scale * -ctx.factor
+        return passed, of_scale / scale * ctx.factor, of_zero_point, *[None] * 6
+
+
+def _summed(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """Returns the sums of products over the values that a scale has; over all of them without a tensor of products."""
+    if scale.numel() == 1:
+        return torch.dot(first.reshape(-1), second.reshape(-1)).reshape(scale.shape)
+    return (first * second).sum_to_size(scale.shape)
 
 
 def _in_codes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:

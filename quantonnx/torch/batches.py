@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,12 +116,18 @@ def as_batch(item: Any, names: Sequence[str]) -> Batch:
         missing = [name for name in wanted if name not in item]
         if missing:
             raise DataError(f"a batch has no {missing[0]!r}, found {sorted(map(str, item))}, expected {list(wanted)}")
-        return {name: torch.as_tensor(item[name]) for name in wanted}
+        return {name: _tensor(item[name]) for name in wanted}
     if isinstance(item, (list, tuple)):
         if len(item) < len(names):
             raise DataError(f"a batch has {len(item)} values, expected those of the inputs {list(names)}")
-        return tuple(torch.as_tensor(value) for value in item[: len(names) or None])
-    return (torch.as_tensor(item),)
+        return tuple(_tensor(value) for value in item[: len(names) or None])
+    return (_tensor(item),)
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        value = value.copy()  # torch would warn
+    return torch.as_tensor(value)
 
 
 def tensors_in(batch: Batch) -> tuple[Tensor, ...]:

@@ -24,8 +24,9 @@ class Call:
     kwargs: dict[str, Any]
 
     def __call__(self, module: Callable[..., Any]) -> Any:
-        """Returns what the module returns."""
-        return module(*self.args, **self.kwargs)
+        """Returns what the module returns for them as they are now: a module may write into its arguments."""
+        fresh = with_tensors(self, Tensor.clone)
+        return module(*fresh.args, **fresh.kwargs)
 
 
 def call_of(args: Any, kwargs: Mapping[str, Any] | None = None) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,10 @@ class Converter(GraphValues):
 
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
-            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
+            read = any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:])
+            outputs = outputs if read else outputs[:1]
+            made = BatchNormalization.of(seen, shown=len(outputs))
+            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", made)
             self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs, layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
@@ -179,12 +183,14 @@ class Converter(GraphValues):
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}
         constants = Constants({i: self.constants[name] for i, name in enumerate(names) if name in self.constants})
         numbers = {i: self.numbers[name].rank for i, name in enumerate(names) if name in self.numbers}
-        found = {i: self._types.of(value) for i, value in enumerate(node.inputs) if value.name}
-        types = {i: dtype for i, dtype in found.items() if dtype is not None}
-        types |= {i: self.numbers[name].dtype for i, name in enumerate(names) if name in self.numbers}
         wanted = tuple(bool(output.name) for output in node.outputs)
         given = tuple(map(bool, names))
-        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, constants, numbers, types)
+        known = constants, numbers, partial(_type_of, self._types, node)
+        return Node(node.op, node.name, self.model.opset, attributes, given, wanted, *known)
+
+
+def _type_of(types: ElementTypes, node: gs.Node, place: int) -> np.dtype[Any] | None:
+    return types.of(node.inputs[place]) if place < len(node.inputs) else None
 
 
 def _attribute(value: Any) -> Any:

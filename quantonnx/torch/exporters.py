@@ -17,11 +17,13 @@ from typing import Any
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quantonnx.errors import ModelError
-from quantonnx.torch.calls import arguments, mapped
+from quantonnx.torch.calls import named_results, with_tensors
 from quantonnx.torch.examples import BATCH, Example
+
+Tensors = tuple[Tensor, ...]
 
 DYNAMO_FROM = 18
 """The oldest opset that dynamo writes."""
@@ -34,39 +36,37 @@ _PRIVATE = frozenset({"pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "p
 """Metadata that quotes the user's sources and the places of their files."""
 
 
-def dynamo(example: Example, opset: int, path: Path) -> None:
+def dynamo(example: Example, tensors: Tensors, opset: int, path: Path) -> None:
     """Writes by torch.export."""
     if importlib.util.find_spec("onnxscript") is None:
         raise ModelError("it needs the package onnxscript", "pip install onnxscript")
     if opset < DYNAMO_FROM:
         raise ModelError(f"it writes opset {DYNAMO_FROM} or later, not {opset}")
-    call = example.trials[0].call
+    axis = torch.export.Dim(BATCH)
+    free = tuple({0: axis} if name in example.batched else None for name in example.inputs)
     program = torch.onnx.export(
         example.module,
-        call.args,
-        kwargs=call.kwargs,
+        tensors,
         dynamo=True,
         optimize=False,
         verbose=False,
         opset_version=opset,
         input_names=list(example.inputs),
         output_names=list(example.outputs),
-        dynamic_shapes=_dynamic_shapes(example),
+        dynamic_shapes={"tensors": free} if example.batched else None,
     )
     assert program is not None
     _optimize(program, {name for name, _ in _parameters(example.module)})
     program.save(path, external_data=False)
 
 
-def torchscript(example: Example, opset: int, path: Path) -> None:
+def torchscript(example: Example, tensors: Tensors, opset: int, path: Path) -> None:
     """Writes by tracing."""
-    call = example.trials[0].call
     free = (*example.batched, *example.batched_outputs) if example.batched else ()
     torch.onnx.export(
         example.module,
-        call.args,
+        tensors,
         str(path),
-        kwargs=call.kwargs,
         dynamo=False,
         opset_version=min(opset, TORCHSCRIPT_TO),
         training=torch.onnx.TrainingMode.PRESERVE,  # which is evaluation here, and does not fold norms
@@ -77,15 +77,16 @@ def torchscript(example: Example, opset: int, path: Path) -> None:
     )
 
 
-EXPORTERS: Mapping[str, Callable[[Example, int, Path], None]] = {"dynamo": dynamo, "torchscript": torchscript}
+EXPORTERS: Mapping[str, Callable[[Example, Tensors, int, Path], None]] = {"dynamo": dynamo, "torchscript": torchscript}
 
 
 def written(exporter: str, example: Example, opset: int, folder: Path) -> Path:
-    """Returns the file that an exporter wrote into `folder`. Raises ModelError with what it says."""
-    path = folder / f"{exporter}.onnx"
+    """Returns the file that an exporter wrote into a folder in `folder`. Raises ModelError with what it says."""
+    path = folder / exporter / "model.onnx"
+    path.parent.mkdir()
     try:
-        with _silent():
-            EXPORTERS[exporter](example, opset, path)
+        with _silent(), _tensors_only(example) as tensors:
+            EXPORTERS[exporter](example, tensors, opset, path)
     except ModelError:
         raise
     except Exception as error:  # the exporters raise nearly everything
@@ -94,20 +95,38 @@ def written(exporter: str, example: Example, opset: int, folder: Path) -> Path:
     return path
 
 
-def _dynamic_shapes(example: Example) -> dict[str, Any] | None:
-    """The free axes, in the form of the arguments."""
-    if not example.batched:
-        return None
-    call, axis = example.trials[0].call, torch.export.Dim(BATCH)
-    free = {id(tensor) for name, tensor in example.tensors(call).items() if name in example.batched}
+@contextmanager
+def _tensors_only(example: Example) -> Iterator[Tensors]:
+    """Lets the module take and return a plain sequence of tensors, which is what both exporters understand alike.
 
-    def shape(path: tuple[str, ...], leaf: Any) -> dict[int, Any] | None:
-        return {0: axis} if id(leaf) in free else None
+    What else it takes is as in the example. A module around it would do the same, and be in every name.
+    """
+    module, call = example.module, example.trials[0].call
+    own, original, tensors = (
+        "forward" in vars(module),
+        module.forward,
+        tuple(value.clone() for value in example.tensors(call).values()),
+    )
+    if isinstance(module, torch.jit.ScriptModule):
+        yield tensors
+        return
 
-    return {name: mapped(value, shape) for name, value in arguments(example.module, call).items()}
+    def forward(*tensors: Tensor) -> Tensors:
+        given = iter(tensors)
+        filled = with_tensors(call, lambda tensor: next(given))
+        return tuple(named_results(original(*filled.args, **filled.kwargs)).values())
+
+    try:
+        object.__setattr__(module, "forward", forward)
+        yield tensors
+    finally:
+        if own:
+            object.__setattr__(module, "forward", original)
+        else:
+            object.__delattr__(module, "forward")
 
 
-def _parameters(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 

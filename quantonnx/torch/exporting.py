@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from quantonnx.errors import ModelError, OutputError, PlanError
+from quantonnx.errors import ModelError, OutputError, PlanError, QuantonnxError
 from quantonnx.exporting import EMBEDDED_LIMIT
 from quantonnx.model import Model
 from quantonnx.torch.agreement import require_agreement
@@ -89,6 +89,8 @@ def exported(
         raise OutputError(f"{str(path)!r} exists already", "use force=True to replace it")
     order, module = settings.order, unwrapped(module)
     refuse_types(module, call)
+    if path is None:
+        _refuse_large(module)
     with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder, evaluating(module):
         example = example_of(
             module,
@@ -107,7 +109,7 @@ def _first_that_works(example: Example, settings: ExportSettings, order: Sequenc
     for exporter in order:
         try:
             model = _by(exporter, example, settings, folder)
-        except ModelError as error:
+        except QuantonnxError as error:
             failures.append(f"{exporter}: {error}")
             continue
         if failures:
@@ -128,16 +130,20 @@ def _by(exporter: str, example: Example, settings: ExportSettings, folder: Path)
 
 def _read(path: Path) -> Model:
     """Reads a file, whose folder will go away, into memory where it fits."""
-    proto = onnx.load(path, load_external_data=False)
-    outside = any(tensor.external_data for tensor in proto.graph.initializer)
-    return Model.read(path if outside else proto)
+    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    return Model.read(path if size > EMBEDDED_LIMIT else onnx.load(path))
+
+
+def _refuse_large(module: nn.Module) -> None:
+    """Raises ModelError for weights that are too large for a model in memory."""
+    size = sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
+    if size > 0.99 * EMBEDDED_LIMIT:
+        raise ModelError(f"{type(module).__name__} has {size / 1e9:.1f} GB of weights", "give a path to export it to")
 
 
 def _kept(model: Model, path: str | PathLike[str] | None, *, force: bool) -> Model:
-    """Saves the model, or refuses one in memory whose weights are in files that go away."""
-    if path is not None:
-        model.save(path, force=force)
-        return Model.read(path) if model.folder is not None else model
-    if model.folder is not None:
-        raise ModelError(f"the module has over {EMBEDDED_LIMIT / 1e9:.1f} GB of weights", "give a path to export it to")
-    return model
+    """Saves the model; one whose weights are in files that go away is read again."""
+    if path is None:
+        return model
+    model.save(path, force=force)
+    return model if model.folder is None else Model.read(path)

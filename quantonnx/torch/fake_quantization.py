@@ -111,7 +111,7 @@ class FakeQuantize(nn.Module):
 def fake_quantizers(
     sites: Iterable[Site],
     parameters: Mapping[Site, Parameters] | None,
-    weights: Mapping[str, Tensor | Array],
+    weights: Mapping[str, Array],
     *,
     learn_scales: bool = False,
     follow_weights: bool = True,
@@ -134,7 +134,7 @@ class _Maker:
     def __init__(
         self,
         parameters: Mapping[Site, Parameters],
-        weights: Mapping[str, Tensor | Array],
+        weights: Mapping[str, Array],
         learn: bool,
         follow: bool,
         averaging: float | None,
@@ -146,7 +146,7 @@ class _Maker:
     def layer(self, site: Site, *, tracks: bool) -> FakeQuantize:
         """Returns the layer of a site; on one tensor, format and way to numbers the numbers are the same object."""
         if not site.on_activation:
-            values = torch.as_tensor(self.weights[site.tensor])
+            values = torch.as_tensor(np.require(self.weights[site.tensor], requirements="W"))
             shape = tuple(values.shape)
             return FakeQuantize(
                 site.format, self._of_weight(site, values), batched=False, name=site.tensor, shape=shape
@@ -163,8 +163,6 @@ class _Maker:
         start = self.parameters.get(site) or site.format.parameters(*site.format.extremes(values.cpu().numpy()))
         if self.learn or not self.follow or _is_fixed(site):
             return self._numbers(site, start)
-        if site.format.group_size is not None:
-            values = grouped(values, site.format)
         return FollowingNumbers(site.format, start, values, float_type=site.float_type)
 
     def _numbers(self, site: Site, start: Parameters | None = None) -> Numbers:

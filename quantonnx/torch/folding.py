@@ -16,13 +16,13 @@ from quantonnx.batch_norm_folds import BatchNormFold
 from quantonnx.torch.node import Call
 
 
-class FoldedConv(nn.Module):
+class FoldedConvolution(nn.Module):
     """Conv or ConvTranspose, and BatchNormalization, of which the file has one convolution.
 
     `call` is the convolution's translation. In training, the statistics are those of the batch, which the convolution
     with the float weight gives, and the running ones move by `momentum` (torch's: the share of the new); that takes two
-    convolutions, one where nothing is quantized. When `frozen`, and in evaluation, it is one, with the folded weight, quantized by `fake_quantize`, and
-    the folded bias: bit for bit those of `BatchNormFold.folded`.
+    convolutions, one where nothing is quantized. When `frozen`, and in evaluation, it is one, with the folded weight,
+    quantized by `fake_quantize`, and the folded bias: bit for bit those of `BatchNormFold.folded`.
     """
 
     def __init__(self, call: Call, fold: BatchNormFold, fake_quantize: nn.Module | None = None) -> None:
@@ -56,6 +56,8 @@ class FoldedConv(nn.Module):
         quantized = self._quantized(self._scaled(weight, factor))
         ratio = ((variance.double() + self.epsilon) / (batch_variance.double() + self.epsilon)).sqrt()
         shift = (beta.double() - batch_mean.double() * of_batch).to(weight.dtype)
+        if bias is not None:
+            shift = shift + 0 * bias  # the batch's mean takes it out again; it gets a gradient all the same, of zeros
         return self._convolved(x, self._scaled(quantized, ratio), shift)
 
     def get_extra_state(self) -> Tensor:

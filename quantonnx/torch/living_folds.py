@@ -67,11 +67,17 @@ def _started(model: Model, node: gs.Node, fold: BatchNormFold) -> tuple[gs.Const
     """The constants of a fold, its weight and beta such that folding gives what the model has now."""
     values: list[Any] = [None if value is None else load_array(value) for value in fold.constants]
     now = model.array(node.inputs[1]), model.array(node.inputs[2])
-    if all(np.array_equal(one, other) for one, other in zip(now, fold.folded(values), strict=True)):
-        return fold.constants
+    as_before = [np.array_equal(one, other) for one, other in zip(now, fold.folded(values), strict=True)]
     weight, beta = fold.unfolded(now, values)
     _, bias, gamma, _, mean, variance = fold.constants
-    return constant(fold.weight.name, weight), bias, gamma, constant(fold.beta.name, beta), mean, variance
+    return (
+        fold.weight if as_before[0] else constant(fold.weight.name, weight),  # its codes depend on the last bit
+        bias,
+        gamma,
+        fold.beta if as_before[1] else constant(fold.beta.name, beta),
+        mean,
+        variance,
+    )
 
 
 def refolded(living: LivingFold, arrays: Mapping[str, Any]) -> dict[str, Any]:

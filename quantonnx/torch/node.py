@@ -18,9 +18,8 @@ class Unsupported(Exception):  # noqa: N818 (it is caught, and never reaches a u
 @dataclass(frozen=True)
 class Node:
     """One node: `given` and `wanted` say which inputs and outputs have a name, `constants` has the values of inputs
-    that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors;
-    `types` are the element types of inputs, as far as the file tells them.
-    """
+    that never change, by position. `numbers` are the ranks of inputs that are Python numbers, not tensors; `type_of`
+    gives the element type of an input, None where it is unknown."""
 
     op: str
     name: str
@@ -30,7 +29,7 @@ class Node:
     wanted: tuple[bool, ...] = (True,)
     constants: Mapping[int, Array] = field(default_factory=dict)
     numbers: Mapping[int, int] = field(default_factory=dict)
-    types: Mapping[int, np.dtype[Any]] = field(default_factory=dict)
+    type_of: Callable[[int], np.dtype[Any] | None] = lambda place: None
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute: a number, a text, a list, or an array where ONNX has a tensor."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from quantonnx.errors import ConfigError
+from quantonnx.torch.training_numbers import Numbers
 
 OptimizerName = Literal["adamw", "sgd"]
 
@@ -37,19 +38,15 @@ def make_optimizer(student: nn.Module, rates: Rates, name: OptimizerName) -> tor
 
 
 def _groups(student: nn.Module, rates: Rates) -> Iterator[dict[str, Any]]:
-    for name, parameter in student.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        others = rates.weights if parameter.ndim > 1 else rates.biases
-        rate = rates.scales if is_scale(name) else others
-        size = float(parameter.detach().float().square().mean().sqrt())
-        if rate > 0:
+    learned = {id(value) for layer in student.modules() if isinstance(layer, Numbers) for value in layer.parameters()}
+    for parameter in student.parameters():
+        if id(parameter) in learned:
+            rate, size = rates.scales, 1.0  # they are relative themselves
+        else:
+            rate = rates.weights if parameter.ndim > 1 else rates.biases
+            size = float(parameter.detach().float().square().mean().sqrt())
+        if rate > 0 and parameter.requires_grad:
             yield {"params": [parameter], "lr": 0.0, "peak": rate * max(size, _SMALLEST_SIZE)}
-
-
-def is_scale(name: str) -> bool:
-    """True for the path of a parameter that is the scale of a fake quantization."""
-    return name.rpartition(".")[2] == "scale"
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

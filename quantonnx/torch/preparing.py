@@ -12,7 +12,7 @@ from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
 from quantonnx.torch.fake_quantization import FakeQuantize, fake_quantizers
-from quantonnx.torch.folding import FoldedConv
+from quantonnx.torch.folding import FoldedConvolution
 from quantonnx.torch.graph_values import Layers
 from quantonnx.torch.living_folds import LivingFold, living_folds
 from quantonnx.torch.module import OnnxModule, Origin, build
@@ -22,6 +22,10 @@ from quantonnx.torch.states import States
 
 QUANTIZERS, CONVOLUTIONS = "quantizers", "convolutions"
 """Places of layers in the tree of names."""
+
+
+_ANY_OPSET = 13
+"""Convolutions are the same in all."""
 
 
 class QatOrigin(Origin):
@@ -34,7 +38,13 @@ class QatOrigin(Origin):
         self.folds: list[LivingFold] = []
 
 
-def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averaging: float | None = 0.01) -> OnnxModule:
+class QatModule(OnnxModule):
+    """A fused model with fake quantization at its sites."""
+
+    origin: QatOrigin
+
+
+def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averaging: float | None = 0.01) -> QatModule:
     """Returns the fused model as a module with fake quantization at exactly the sites of a calibrated model.
 
     In training mode batch normalizations that were folded are alive again: the weight that is quantized is the folded
@@ -46,9 +56,10 @@ def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averagi
     if quantized.parameters is None:
         raise CalibrationError("the model is not calibrated", "call quantonnx.calibrate(quantized, samples) first")
     if not quantized.sites:
-        raise PlanError("no pair stands in the model's own graph, so nothing is trained", "see `quantonnx explain`")
+        hint = "set keep_slow" if quantized.faster_in_float else "see `quantonnx explain`"
+        raise PlanError("no pair stands in the model's own graph, so there is nothing to train for", hint)
     origin = QatOrigin(quantized)
-    module = OnnxModule(origin)
+    module = QatModule(origin)
     states = States(module)
     layers = fake_quantizers(
         quantized.sites,
@@ -98,8 +109,7 @@ class _Places:
             self.reads.update(((edge.node, edge.index), path) for edge in site.edges)
 
     def _folded(self, living: LivingFold, quantizer: tuple[Site, FakeQuantize] | None) -> None:
-        call = self._call(living.node)
-        layer = FoldedConv(call, living.fold, None if quantizer is None else quantizer[1])
+        layer = FoldedConvolution(_call(living.node), living.fold, None if quantizer is None else quantizer[1])
         path = self._add(CONVOLUTIONS, living.node.name, layer)
         self.origin.folds.append(living)
         if quantizer is not None:
@@ -107,10 +117,11 @@ class _Places:
         self.nodes[living.node.name] = path, living.names
         self.constants |= living.constants
 
-    @staticmethod
-    def _call(node: gs.Node) -> Call:
-        given = tuple(bool(value.name) for value in node.inputs)
-        return OPERATORS[node.op](Node(node.op, node.name, 0, node.attrs, given))
-
     def _add(self, place: str, name: str, layer: Any) -> str:
         return self.states.add_layer(f"{place}.{name.replace('.', '/')}", layer)
+
+
+def _call(node: gs.Node) -> Call:
+    """What a convolution is in torch."""
+    given = tuple(bool(value.name) for value in node.inputs)
+    return OPERATORS[node.op](Node(node.op, node.name, _ANY_OPSET, node.attrs, given))

@@ -66,8 +66,7 @@ def quantize(
     batches = None
     if loader is not None and not _is_samples(loader):
         first, source = open_loader(loader)
-        count = len(args) if isinstance(args, (tuple, list)) else None
-        batches = Batches(module, source, select, count)
+        batches = Batches(module, source, select, _count(args))
         call = batches.call(first) if args is None and kwargs is None else call_of(args, kwargs)
     elif args is None and kwargs is None:
         raise DataError("there is no example to export the module by", "give `args`, an example of what it takes")
@@ -89,6 +88,13 @@ def quantize(
         progress=progress,
         memory_limit=memory_limit,
     )
+
+
+def _count(args: Any) -> int | None:
+    """How many arguments an example has, where it tells."""
+    if args is None or isinstance(args, Mapping):
+        return None
+    return len(args) if isinstance(args, (tuple, list)) else 1
 
 
 def _is_samples(loader: Any) -> bool:

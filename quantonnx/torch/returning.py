@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -17,10 +17,20 @@ from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
 from quantonnx.torch.living_folds import refolded
 from quantonnx.torch.module import OnnxModule
-from quantonnx.torch.preparing import QatOrigin
+from quantonnx.torch.preparing import QatModule, QatOrigin
 from quantonnx.torch.states import tensors_at
 from quantonnx.torch.writing import as_array, written
 from quantonnx.weights import load_array
+
+
+@overload
+def to_onnx(  # type: ignore[overload-overlap]  # a QatModule is an OnnxModule too, and gives the former
+    module: QatModule, original: Source | Model | None = None
+) -> QuantizedModel: ...
+
+
+@overload
+def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model: ...
 
 
 def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model | QuantizedModel:

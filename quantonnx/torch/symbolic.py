@@ -9,19 +9,19 @@ import torch
 
 def sym_float(value: Any) -> Any:
     """Returns a number as a float."""
-    return torch.sym_float(value)  # type: ignore[no-untyped-call]
+    return torch.sym_float(value)
 
 
 def sym_int(value: Any) -> Any:
     """Returns a number as an integer, towards zero."""
-    return torch.sym_int(value)  # type: ignore[no-untyped-call]
+    return torch.sym_int(value)
 
 
 def least(*values: Any) -> Any:
     """Returns the smallest of several numbers."""
     found = values[0]
     for value in values[1:]:
-        found = torch.sym_min(found, value)  # type: ignore[no-untyped-call]
+        found = torch.sym_min(found, value)
     return found
 
 
@@ -29,5 +29,5 @@ def most(*values: Any) -> Any:
     """Returns the largest of several numbers."""
     found = values[0]
     for value in values[1:]:
-        found = torch.sym_max(found, value)  # type: ignore[no-untyped-call]
+        found = torch.sym_max(found, value)
     return found

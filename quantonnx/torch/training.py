@@ -52,6 +52,7 @@ class Training:
         self.step = self.epoch = self.at = self.best_step = 0
         self.seconds = 0.0
         self.losses: list[float] = []
+        self.measured: list[Fidelity] = []
         self.diverged = False
         self._sums = [0.0, 0.0]
         self._random: Tensor | None = None
@@ -91,6 +92,7 @@ class Training:
             steps=self.step,
             seconds=self.seconds,
             losses=tuple(self.losses),
+            measured=tuple(self.measured),
             before=self._before,
             after=self._best,
             best_step=self.best_step,
@@ -162,7 +164,7 @@ class Training:
         for group in groups:
             batch = augmented(joined([unit.batch for unit in group]), settings.augment, generator)
             part = self._loss(group, batch) * (rows_in(batch) / rows)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += float(part.detach())
         self.step, self.at = self.step + 1, self.at + 1
         self.diverged = not math.isfinite(loss)
@@ -186,7 +188,7 @@ class Training:
         """Only batch normalization may be in training mode, and only at first."""
         tracking = self._progress() < self.settings.batchnorm_until
         for layer in self.student.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) or isinstance(getattr(layer, "frozen", None), bool):
                 layer.train(tracking)
 
     def _measure(self) -> None:
@@ -194,8 +196,9 @@ class Training:
         found = self.held.measure(self.student, self.settings.temperature)
         if not self.step:
             self._before = found
-        elif self._sums[1]:
-            self.losses.append(self._sums[0] / self._sums[1])
+        else:
+            self.losses.append(self._sums[0] / self._sums[1] if self._sums[1] else math.nan)
+            self.measured.append(found)
             self._sums = [0.0, 0.0]
         if not self.step or found.loss < self._best.loss:
             self._best, self.best_step = found, self.step
@@ -211,6 +214,7 @@ class Training:
             "random": torch.get_rng_state(),
             "sums": self._sums,
             "losses": self.losses,
+            "measured": [asdict(each) for each in self.measured],
             **fidelities,
             **counts,
         }
@@ -227,6 +231,7 @@ class Training:
         self._before, self._best = Fidelity(**state["before"]), Fidelity(**state["best"])
         self._best_state, self._random = state["best_state"], state["random"]
         self._sums, self.losses = state["sums"], state["losses"]
+        self.measured = [Fidelity(**each) for each in state["measured"]]
         for name in _COUNTS:
             setattr(self, name, state[name])
 

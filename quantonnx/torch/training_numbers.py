@@ -14,7 +14,15 @@ from torch.autograd import Function
 
 from quantonnx.errors import CalibrationError
 from quantonnx.formats import Parameters, TensorFormat
-from quantonnx.torch.range_arithmetic import aligned, extremes, float_type_of, of_kind, parameters_of, range_of
+from quantonnx.torch.range_arithmetic import (
+    aligned,
+    extremes,
+    float_type_of,
+    grouped,
+    of_kind,
+    parameters_of,
+    range_of,
+)
 
 _MOST_BEYOND = 1.5
 """A scale that is more than this times that of the values was raised for another reason: it is a least one."""
@@ -140,7 +148,8 @@ class FollowingNumbers(nn.Module):
         super().__init__()
         self.format, self.float_type = fmt, float_type_of(float_type)
         self.shifted = not (fmt.symmetric and fmt.signed)
-        ends = self._ends(values.detach().float())
+        values = values.detach().float()
+        ends = self._ends(values if fmt.group_size is None else grouped(values, fmt))
         wanted = torch.stack(range_of(*_tensors(start), fmt))
         if fmt.symmetric:
             wanted = torch.stack([-wanted[1], wanted[1]])

@@ -17,6 +17,8 @@ _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 
 def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     """Returns x held between two bounds, numbers or scalar tensors; the upper one prevails."""
+    if isinstance(low, float) and isinstance(high, float) and low <= high:
+        return functional.hardtanh(x, low, high)  # whose gradient takes one pass over memory, clamp's four
     if not isinstance(low, Tensor) and not isinstance(high, Tensor):
         return x if low is None and high is None else x.clamp(low, high)
     x = x if low is None else torch.clamp_min(x, _scalar(low))
@@ -128,6 +130,8 @@ def _with(function: Callable[..., Any], **names: tuple[str, float]) -> Translati
 
 OPERATORS: dict[str, Translation] = {
     "Clip": _clip,
+    "Relu": lambda node: Call(torch.relu),
+    "Sigmoid": lambda node: Call(torch.sigmoid),
     "LeakyRelu": _with(functional.leaky_relu, negative_slope=("alpha", 0.01)),
     "PRelu": lambda node: Call(prelu),
     "Elu": _with(elu, alpha=("alpha", 1.0)),

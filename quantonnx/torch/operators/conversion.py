@@ -59,8 +59,9 @@ def _cast(node: Node) -> Call:
 
 
 def _cast_like(node: Node) -> Call:
-    if 1 in node.types:
-        return Call(cast, (0,), {"dtype": torch_dtype(node.types[1])})
+    wanted = node.type_of(1)
+    if wanted is not None:
+        return Call(cast, (0,), {"dtype": torch_dtype(wanted)})
     return Call(cast_like, (0, 1))
 
 

@@ -78,7 +78,7 @@ def _constant_of_shape(node: Node) -> Call:
 
 
 def _range(node: Node) -> Call:
-    kind = next(iter(node.types.values()), None)
+    kind = node.type_of(0)
     settings = {"dtype": None if kind is None else torch_dtype(kind)}
     return Call(number_range, (0, 1, 2), settings, scalars=frozenset({0, 1, 2}), on_device=True)
 

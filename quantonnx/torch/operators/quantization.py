@@ -114,7 +114,7 @@ def code_type(node: Node, place: int) -> tuple[str, torch.dtype | None]:
 
     Raises Unsupported.
     """
-    dtype = node.types.get(place) if node.has(place) else None
+    dtype = node.type_of(place) if node.has(place) else None
     if dtype is None and node.get("output_dtype"):
         dtype = to_numpy_dtype(node.get("output_dtype"))
     if dtype is None and node.has(place):
