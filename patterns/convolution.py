@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from quantonnx.batch_norm_folds import BatchNormFold
 from quantonnx.editing import Rewriter
 from quantonnx.pattern import (
     INPUT,
@@ -76,36 +78,24 @@ class ConvBN(Pattern):
         """Folds the batch normalization into weight and bias; the factor is computed in float64."""
         if self.bn is None:
             return
-        weight, bias = self._folded()
+        fold = self._fold()
+        weight, bias = fold.folded([None if value is None else self.array(value) for value in fold.constants])
         value = self.bn.outputs[0].name
-        graph.set_input(self.conv, 1, graph.constant(f"{value}_weight", weight))
-        graph.set_input(self.conv, 2, graph.constant(f"{value}_bias", bias))
+        folded = graph.constant(f"{value}_weight", weight), graph.constant(f"{value}_bias", bias)
+        graph.model.folds[folded[0].name] = replace(fold, folded_bias=folded[1].name)
+        graph.set_input(self.conv, 1, folded[0])
+        graph.set_input(self.conv, 2, folded[1])
         graph.take_output(self.conv, self.bn)
+
+    def _fold(self) -> BatchNormFold:
+        attrs, group = self.bn.attrs, self.conv.attrs.get("group", 1)
+        normalized = self.gamma, self.beta, self.mean, self.variance
+        numbers = attrs.get("epsilon", 1e-5), attrs.get("momentum", 0.9)
+        return BatchNormFold(self.weight, self.bias, *normalized, *numbers, group, self.conv.op != "Conv")
 
     def _outputs(self) -> int:
         groups = self.conv.attrs.get("group", 1)
         return int(self.weight.shape[0] if self.conv.op == "Conv" else self.weight.shape[1] * groups)
-
-    def _folded(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        gamma, beta, mean, variance = (
-            self.array(value).astype(np.float64) for value in (self.gamma, self.beta, self.mean, self.variance)
-        )
-        factor = gamma / np.sqrt(variance + self.bn.attrs.get("epsilon", 1e-5))
-        weight = self.array(self.weight)
-        bias = self.array(self.bias).astype(np.float64) if self.bias is not None else np.zeros(len(mean))
-        wide = factor.astype(np.promote_types(weight.dtype, np.float32))  # a factor may not fit into float16
-        scaled = (weight * self._over_outputs(wide, weight.shape)).astype(weight.dtype, copy=False)
-        return scaled, ((bias - mean) * factor + beta).astype(weight.dtype)
-
-    def _over_outputs(self, factor: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        spatial = (1,) * (len(shape) - 2)
-        if self.conv.op == "Conv":
-            return factor.reshape(-1, 1, *spatial)
-        groups = self.conv.attrs.get("group", 1)
-        by_group = factor.reshape(groups, 1, shape[1], *spatial)
-        return np.broadcast_to(by_group, (groups, shape[0] // groups, shape[1], *spatial)).reshape(
-            shape[0], shape[1], *spatial
-        )
 
 
 class ConvBNRelu(ConvBN):

@@ -21,6 +21,7 @@ from quantonnx.commands.declaring import command
 from quantonnx.commands.demo import demo
 from quantonnx.commands.differing import diff
 from quantonnx.commands.explaining import explain, targets
+from quantonnx.commands.finetuning import finetune
 from quantonnx.commands.measuring import calibrate, compare
 from quantonnx.commands.models import inspect, plan, transform
 from quantonnx.commands.quantizing import quantize
@@ -41,6 +42,7 @@ app = typer.Typer(
 for _function in (
     demo,
     quantize,
+    finetune,
     batch,
     plan,
     transform,

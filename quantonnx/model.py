@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto
 
 from quantonnx import exporting, importing, ordering, reading, writing
+from quantonnx.batch_norm_folds import BatchNormFold
 from quantonnx.collecting import uncollected
 from quantonnx.errors import ModelError
 from quantonnx.importing import Extras
@@ -38,6 +39,7 @@ class Model:
     Loop and Scan read from outside: they keep their name and stay. `left_in_float` has the reason for each node that
     nothing may quantize. `folder` is where external data is, `digest` the SHA-256 of the model's own file. `reserved`
     are names that other graphs of the file have, `borrowed` the constants that are those of the graph around a body.
+    `folds` tell, by the name of a folded weight, what it was made of.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Model:
         self.captured = self._find_captured()
         self.reserved: frozenset[str] = frozenset()
         self.borrowed: frozenset[str] = frozenset()
+        self.folds: dict[str, BatchNormFold] = {}
         self._extras = extras
         self._kept = kept
 
@@ -81,7 +84,7 @@ class Model:
         twin = Model(graph, self._extras, kept, self.folder, self.digest)
         twin.metadata = dict(self.metadata)
         twin.left_in_float = dict(self.left_in_float)
-        twin.reserved, twin.borrowed = self.reserved, self.borrowed
+        twin.reserved, twin.borrowed, twin.folds = self.reserved, self.borrowed, dict(self.folds)
         return twin
 
     @classmethod
@@ -194,7 +197,7 @@ class Model:
             setattr(model.graph, name, getattr(self.graph, name))
         model.folder, model.metadata, model._extras = self.folder, dict(self.metadata), self._extras
         model.left_in_float |= self.left_in_float
-        model.reserved, model.borrowed = self.reserved, self.borrowed
+        model.reserved, model.borrowed, model.folds = self.reserved, self.borrowed, dict(self.folds)
         model._raise_ir_version()
         return model
 

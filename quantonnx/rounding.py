@@ -40,7 +40,11 @@ def round_in_place(values: Array, rounding: Rounding, seed: int = 0, name: str =
     else:
         whole = np.floor(values)
         if rounding is Rounding.STOCHASTIC:
-            sequence = np.random.SeedSequence([seed, crc32(name.encode())])
-            random = np.random.Generator(np.random.Philox(sequence))
-            whole += random.random(values.shape, np.float32) < values - whole
+            whole += random_numbers(values.shape, seed, name) < values - whole
         values[...] = whole
+
+
+def random_numbers(shape: tuple[int, ...], seed: int, name: str) -> Array:
+    """Returns the float32 numbers, from 0 to below 1, that stochastic rounding of that tensor takes."""
+    sequence = np.random.SeedSequence([seed, crc32(name.encode())])
+    return np.random.Generator(np.random.Philox(sequence)).random(shape, np.float32)

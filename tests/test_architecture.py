@@ -49,6 +49,7 @@ ORDER = [
     "exporting",
     "ordering",
     "writing",
+    "batch_norm_folds",
     "model",
     "element_types",
     "bodies",

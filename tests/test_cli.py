@@ -160,6 +160,14 @@ def test_a_drop_in_accuracy_fails_the_check(out: Path, tmp_path: Path, capsys: p
     assert out.exists()
 
 
+def test_fine_tuning_needs_torch(
+    model: Path, data: Path, out: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantonnx.commands.finetuning.find_spec", lambda _: None)
+    line = refusal("finetune", model, "-o", out, "--data", data)
+    assert line.endswith("finetune needs torch, which is not installed; pip install 'quantonnx[torch]'")
+
+
 # -------------------------------------------------------------------------------------------------- the others
 
 

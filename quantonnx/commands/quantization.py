@@ -156,8 +156,8 @@ class Quantization:
             stage.detail = str(self.output.out)
         load(self.run, self.output.out, self.memory_limit)
 
-    def compare(self, evaluation: Samples) -> Comparison:
-        """Compares both files."""
+    def compare(self, evaluation: Samples, rough: Model | None = None) -> Comparison:
+        """Compares both files, or the float one and a model that is not written yet."""
         from quantonnx import summary
         from quantonnx.verification import compare
 
@@ -165,7 +165,7 @@ class Quantization:
             labels = evaluation.labels
             comparison = compare(
                 self.path,
-                self.output.out,
+                rough or self.output.out,
                 evaluation,
                 labels,
                 threads=self.run.threads,

@@ -110,6 +110,17 @@ def before_and_after(sizes: tuple[int, int], comparison: Comparison | None, spee
     return table("Before and after", "", "float", "quantized", "", rows=rows, numbers=(1, 2, 3))
 
 
+def fine_tuned(before: Comparison, after: Comparison) -> Table:
+    """Returns what training was worth."""
+    figures: list[tuple[str, str, str, str]] = [
+        ("SQNR", "", f"{before.sqnr_db:.1f} dB", f"{after.sqnr_db:.1f} dB"),
+        ("top-1 agreement", "", percent(before.agreement), percent(after.agreement)),
+        ("accuracy", percent(after.float_accuracy), percent(before.accuracy), percent(after.accuracy)),
+    ]
+    rows = [row for row in figures if row[3] != percent(None)]
+    return table("Training", "", "float", "quantized", "fine-tuned", rows=rows, numbers=(1, 2, 3))
+
+
 def percent(share: float | None) -> str:
     """Returns a share as a percentage, or a dash for None."""
     return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,80 @@
+"""From a trained module back to ONNX: the graph that it came from, with the numbers of today."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from quantonnx.errors import ModelError
+from quantonnx.formats import Parameters
+from quantonnx.model import Model
+from quantonnx.quantized import QuantizedModel
+from quantonnx.reading import Source
+from quantonnx.site_numbers import SiteNumbers
+from quantonnx.sites import Site
+from quantonnx.torch.living_folds import refolded
+from quantonnx.torch.module import OnnxModule
+from quantonnx.torch.preparing import QatModule, QatOrigin
+from quantonnx.torch.states import tensors_at
+from quantonnx.torch.writing import as_array, written
+from quantonnx.weights import load_array
+
+
+@overload
+def to_onnx(  # type: ignore[overload-overlap]  # a QatModule is an OnnxModule too, and gives the former
+    module: QatModule, original: Source | Model | None = None
+) -> QuantizedModel: ...
+
+
+@overload
+def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model: ...
+
+
+def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model | QuantizedModel:
+    """Returns a trained module as the graph that it came from: same nodes, names and metadata, new numbers.
+
+    Of `from_onnx` it is a Model, the file `original` (by default the one that the module was made from) with the
+    weights and statistics of the module. Of `prepare_qat` it is a QuantizedModel, calibrated with the module's scales
+    and zero points; `original`, where given, must be the float model that was quantized. Both have `save(path)`.
+    Raises ModelError where names or shapes do not fit.
+    """
+    trained = getattr(module, "module", module)  # of DataParallel and DistributedDataParallel
+    tensors = dict(tensors_at(trained, trained._paths))
+    origin = trained.origin
+    if not isinstance(origin, QatOrigin):
+        return written(origin.model if original is None else Model.read(original), tensors)
+    if original is not None and Model.read(original).digest != origin.model.digest:
+        raise ModelError("the original is not the model that was quantized", "give that file, or leave it out")
+    model = written(origin.model, _as_in_fused(origin, tensors))
+    return replace(origin.quantized, model=model, parameters=_parameters(trained, origin, model))
+
+
+def _as_in_fused(origin: QatOrigin, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the fused model: those of folds in their folded form."""
+    found = dict(tensors)
+    for living in origin.folds:
+        own = {value.name: value for value in living.values if value is not None}
+        arrays = {name: as_array(found.pop(name), load_array(value).dtype) for name, value in own.items()}
+        found |= {name: torch.from_numpy(array) for name, array in refolded(living, arrays).items()}
+    return found
+
+
+def _parameters(module: OnnxModule, origin: QatOrigin, model: Model) -> dict[Site, Parameters]:
+    """The numbers of all sites: those of the layers, and of biases what follows from them."""
+    values = model.tensors()
+    known: dict[Site, Parameters] = {}
+    for site, path in origin.sites.items():
+        layer: Any = module.get_submodule(path)
+        if not site.ranging.dynamic:
+            weight = None if site.on_activation else torch.from_numpy(load_array(values[site.tensor]).copy())
+            known[site] = layer.parameters_of(weight)
+    numbers = SiteNumbers.of(model, known)
+    derived = [site for site in origin.quantized.sites if site.derived_from is not None]
+    for site in derived:
+        numbers.widen_for_bias(site)
+    for site in derived:
+        numbers.bias(site)
+    return numbers.parameters
