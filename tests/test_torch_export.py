@@ -223,7 +223,7 @@ def test_arguments_that_are_no_tensors_are_constants() -> None:
     np.testing.assert_allclose(ran(model, ids=ids)[0], result(network, ids, scale=3.0)["logits"], atol=1e-6)
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("exporter", [TS, pytest.param(DYNAMO, marks=pytest.mark.real)])
 def test_an_input_without_a_batch_keeps_its_length(exporter: str) -> None:
     class Weighted(nn.Module):
         def forward(self, x: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
