@@ -142,9 +142,10 @@ class Converter(GraphValues):
 
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
-            if any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:]):
-                raise Unsupported("its statistics are read")
-            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
+            read = any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:])
+            outputs = outputs if read else outputs[:1]
+            made = BatchNormalization.of(seen, shown=len(outputs))
+            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", made)
             self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs, layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"

@@ -25,15 +25,23 @@ class FoldedConvolution(nn.Module):
     `call` is the convolution's translation. In training, the statistics are those of the batch, which the convolution
     with the float weight gives, and the running ones move by `momentum` (torch's: the share of the new); that takes two
     convolutions, one where nothing is quantized. When `frozen`, and in evaluation, it is one, with the folded weight,
-    quantized by `fake_quantize`, and the folded bias: bit for bit those of `BatchNormFold.folded`.
+    quantized by `fake_quantize`, and the folded bias: bit for bit those of `BatchNormFold.folded`. `round_bias` gives
+    that bias, beside the folded weight, the values of its codes.
     """
 
-    def __init__(self, call: Call, fold: BatchNormFold, fake_quantize: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        fold: BatchNormFold,
+        fake_quantize: nn.Module | None = None,
+        round_bias: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.call, self.group, self.transposed = call, fold.group, fold.transposed
         self.epsilon, self.momentum = fold.epsilon, 1 - fold.momentum
         self.frozen = False
         self.fake_quantize = fake_quantize
+        self.round_bias = round_bias
 
     def forward(
         self,
@@ -50,7 +58,10 @@ class FoldedConvolution(nn.Module):
             factor = self._factor(gamma, variance)
             start = mean.double().neg() if bias is None else bias.double() - mean.double()
             folded = (start * factor + beta.double()).to(weight.dtype)
-            return self._convolved(x, self._quantized(self._scaled(weight, factor)), folded)
+            scaled = self._scaled(weight, factor)
+            if self.round_bias is not None:
+                folded = self.round_bias(folded, scaled)
+            return self._convolved(x, self._quantized(scaled), folded)
         if self.fake_quantize is None or not getattr(self.fake_quantize, "enabled", True):
             convolved = self._convolved(x, weight, bias)
             return functional.batch_norm(convolved, mean, variance, gamma, beta, True, self.momentum, self.epsilon)
