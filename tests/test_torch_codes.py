@@ -10,6 +10,7 @@ import onnxruntime as ort  # noqa: E402
 
 from quantonnx.errors import ModelError  # noqa: E402
 from quantonnx.torch import from_onnx  # noqa: E402
+from quantonnx.torch.operators import quantized_layers  # noqa: E402
 
 torch.set_num_threads(1)
 ort.set_default_logger_severity(4)
@@ -20,13 +21,15 @@ def parsed(text: str, opset: int = 21) -> onnx.ModelProto:
     return onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{domains}]> one {text}")
 
 
-def agree(model: onnx.ModelProto, *inputs: torch.Tensor, within: float = 0.0) -> None:
+def agree(model: onnx.ModelProto, *inputs: torch.Tensor, within: float = 0.0, steps: int = 0) -> None:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {value.name: x.numpy() for value, x in zip(session.get_inputs(), inputs, strict=True)}
     found = from_onnx(model)(*inputs)
     for one, other in zip(session.run(None, feeds), found if isinstance(found, tuple) else (found,), strict=True):
         assert np.asarray(one).dtype == other.detach().numpy().dtype
-        torch.testing.assert_close(other.detach().double(), torch.from_numpy(one).double(), rtol=within, atol=within)
+        torch.testing.assert_close(
+            other.detach().double(), torch.from_numpy(one).double(), rtol=within, atol=within + steps
+        )
 
 
 def values(*shape: int, low: float = -1.0, high: float = 1.0) -> torch.Tensor:
@@ -62,6 +65,15 @@ def test_gradients_pass_what_moves_codes(move):
     x = values(2, 2, 2).requires_grad_()
     from_onnx(model)(x).sum().backward()
     assert x.grad.abs().sum() > 0
+    agree(model, x.detach(), within=1e-6)
+
+
+def test_gradients_pass_codes_that_are_split():
+    model = parsed("""(float[2,4] x) => (float[2,2] y, int8[2,2] w) <float s = {0.1}, int8 z = {3}> {
+        q = QuantizeLinear (x, s, z) v, w = Split <axis = 1, num_outputs = 2> (q) y = DequantizeLinear (v, s, z) }""")
+    x = values(2, 4).requires_grad_()
+    from_onnx(model)(x)[0].sum().backward()
+    assert x.grad.tolist() == [[1, 1, 0, 0]] * 2
     agree(model, x.detach(), within=1e-6)
 
 
@@ -142,6 +154,39 @@ def test_products_of_integers_are_exact(operator):
     shapes = ((1, 2, 5, 5), (3, 2, 3, 3)) if "Conv" in operator else ((3, 4), (4, 2))
     a, b = values(*shapes[0], low=0, high=255).to(torch.uint8), values(*shapes[1], low=-127, high=127).to(torch.int8)
     agree(parsed(INTEGERS[operator], 17), a, b)
+
+
+NUMBERS = """float s = {0.02}, uint8 z = {120}, float t = {0.03}, uint8 w = {100}, float u = {0.05}, uint8 v = {128},
+    float k = {0.004}, uint8 o = {0}, int8[4,2] g = {1, -2, 3, 4, -5, 60, 70, 8}, int8 h = {0}, float[2] r = {0.5, 1},
+    int32[2] c = {100, -200}"""
+LAYERS = {
+    "QLinearAdd (a, s, z, b, t, w, u, v)": "uint8",
+    "QLinearMul (a, s, z, b, t, w, u, v)": "uint8",
+    "QLinearSigmoid (a, s, z, k, o)": "uint8",
+    "QLinearLeakyRelu <alpha = 0.2> (a, s, z, t, w)": "uint8",
+    "QLinearSoftmax <axis = 1, opset = 11> (a, s, z, k, o)": "uint8",
+    "QLinearSoftmax <axis = 2, opset = 13> (a, s, z, k, o)": "uint8",
+    "QLinearGlobalAveragePool (a, s, z, t, w)": "uint8",
+    "QLinearAveragePool <kernel_shape = [2, 3], pads = [1, 0, 0, 1]> (a, s, z, t, w)": "uint8",
+    "QLinearConcat <axis = 1> (u, v, a, s, z, b, t, w)": "uint8",
+    "QGemm (m, s, z, g, t, h, c, u, v)": "uint8",
+    "QGemm <alpha = 0.5> (m, s, z, g, t, h, c)": "float",
+    "MatMulIntegerToFloat (m, g, s, t, z, h, r)": "float",
+    "DynamicQuantizeMatMul (f, g, t, h, r)": "float",
+}
+
+
+@pytest.mark.parametrize("node", LAYERS)
+def test_layers_of_codes_are_within_one_step(node):
+    text = f"(uint8[1,2,4,4] a, uint8[1,2,4,4] b, uint8[3,4] m, float[3,4] f) => ({LAYERS[node]}[] y)"
+    model = parsed(f"{text} <{NUMBERS}> {{ y = com.microsoft.{node} }}", 17)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    codes = (values(*shape, low=0, high=255).to(torch.uint8) for shape in ((1, 2, 4, 4), (1, 2, 4, 4), (3, 4)))
+    agree(model, *codes, values(3, 4), within=1e-5, steps=int(LAYERS[node] == "uint8"))
+
+
+def test_every_layer_of_codes_is_checked():
+    assert {f"com.microsoft.{node.split()[0]}" for node in LAYERS} == quantized_layers.OPERATORS.keys()
 
 
 def test_codes_that_are_no_integers_are_refused():

@@ -15,7 +15,7 @@ from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
-from quantonnx.torch.codes import passing_codes
+from quantonnx.torch.codes import coded, passing_codes
 from quantonnx.torch.graph_values import NO_LAYERS, Constants, GraphValues, Layers
 from quantonnx.torch.nesting import ADDERS
 from quantonnx.torch.node import Call, Kind, Node, NumberCall, Unsupported
@@ -153,7 +153,7 @@ class Converter(GraphValues):
             raise Unsupported
         call = passing_codes(key, OPERATORS[key](seen), [self.codes.get(name) for name in names])
         if call.gives_codes is not None:
-            self.codes[outputs[0]] = call.gives_codes
+            self.codes.update(dict.fromkeys(coded(key, outputs), call.gives_codes))
         places = range(len(names)) if call.inputs is None else call.inputs
         inputs = tuple(self._operand(names, place, call) for place in places)
         if isinstance(call.function, nn.Module):
