@@ -337,6 +337,16 @@ def test_a_file_that_does_not_agree_is_refused() -> None:
     assert qt.export(Fickle(), torch.ones(2, 3), exporter=TS, verify=False)
 
 
+def test_a_batch_size_that_the_code_fixes_says_what_to_try() -> None:
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * len(x.tolist())
+
+    with pytest.raises(ModelError, match=r"deviates .* on 1 samples.*; try dynamic_batch=False"):
+        qt.export(Counting(), torch.ones(2, 3), exporter=TS)
+    assert qt.export(Counting(), torch.ones(2, 3), exporter=TS, dynamic_batch=False)
+
+
 def test_a_module_of_one_batch_size_gets_fixed_shapes_aloud() -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
