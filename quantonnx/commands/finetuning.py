@@ -1,4 +1,4 @@
-"""`finetune`: where rounding costs too much, training against the float model wins it back, without labels."""
+"""`finetune`: what rounding costs is won back by training against the float model, without labels."""
 
 from __future__ import annotations
 

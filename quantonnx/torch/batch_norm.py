@@ -23,11 +23,10 @@ class BatchNormalization(nn.Module):
         self.always, self.shown = always, shown
 
     @classmethod
-    def of(cls, node: Node) -> BatchNormalization:
+    def of(cls, node: Node, shown: int = 1) -> BatchNormalization:
         """Returns the layer of a node; ONNX counts the share of the old as momentum. Below opset 14 a node with more
         than one output normalizes by the batch."""
-        shown = len(node.wanted)
-        always = bool(node.get("training_mode", 0)) if node.opset >= 14 else shown > 1
+        always = bool(node.get("training_mode", 0)) if node.opset >= 14 else len(node.wanted) > 1
         return cls(node.get("epsilon", 1e-5), 1 - node.get("momentum", 0.9), always=always, shown=shown)
 
     def forward(
