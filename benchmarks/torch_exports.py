@@ -1,10 +1,10 @@
 """Exports the networks of the zoo by quantonnx.torch.export, and compares with what torch's exporters write by default.
 
-    python benchmarks/torch_exports.py [NAME...] [--exporter dynamo|torchscript] [--target T] [--cache DIR]
+    python benchmarks/torch_exports.py [NAME...] [--exporter dynamo|torchscript] [--cache DIR]
 
-A line for each network and exporter: seconds with verification, how far ONNX Runtime is from the module (of the largest
-value, the worst of several batch sizes), operators, and matched operator groups for the target; of the last two, after
-the stroke, those of the file that benchmarks/zoo.py writes. Transformers have the attention that is their default.
+A line for each network and exporter: processor seconds with verification, how far ONNX Runtime is from the module (of
+the largest value, the worst of several batch sizes), operators, and matched groups of operators for each target; after
+the strokes those of the file that benchmarks/zoo.py writes. Transformers have the attention that is their default.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from quantonnx.model import Model
 from quantonnx.rewriting import transform
 
 EXPORTERS = {"dynamo": "dynamo", "torchscript": "ts"}
+TARGETS = ("tensorrt", "onnxruntime")
 MODULES = [name for name, entry in zoo.ENTRIES.items() if isinstance(entry, zoo.Network)]
 
 
@@ -49,14 +50,14 @@ def exported(name: str, exporter: str) -> tuple[Model, float, float]:
     module = zoo_models.prepare(make, name, entry.draw)
     feed = next(iter(zoo.feeds(name, 1)))
     settings = ExportSettings(exporter=exporter, input_names=tuple(feed))
-    start = time.perf_counter()
+    start = time.process_time()
     model, example = exported(module, call_of(zoo_models.tensors(feed)), settings, force=False)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     with torch.no_grad(), evaluating(module):
         return model, seconds, require_agreement(model, example)
 
 
-def row(name: str, exporter: str, target: str, cache: Path) -> bool:
+def row(name: str, exporter: str, cache: Path) -> bool:
     """Prints a line; False where the export fails or matches less than the zoo's file."""
     label = f"{name:20} {exporter:12}"
     try:
@@ -65,16 +66,15 @@ def row(name: str, exporter: str, target: str, cache: Path) -> bool:
         print(f"{label} {error}", flush=True)
         return False
     zoos = Model.read(zoo.build(name, EXPORTERS[exporter], cache))
-    mine, theirs = groups(model, target), groups(zoos, target)
-    sizes = [len(each.graph.nodes) for each in (model, zoos)]
-    print(
-        f"{label} {seconds:6.1f} s {apart:8.1e}  {sizes[0]:5} / {sizes[1]:5}  {mine.total():4} / {theirs.total():4}",
-        flush=True,
-    )
-    for pattern in sorted(mine | theirs):
-        if mine[pattern] != theirs[pattern]:
-            print(f"    {pattern}: {mine[pattern]} / {theirs[pattern]}", flush=True)
-    return mine.total() >= theirs.total()
+    matched = [(groups(model, target), groups(zoos, target)) for target in TARGETS]
+    operators = f"{len(model.graph.nodes):5} / {len(zoos.graph.nodes):5}"
+    counts = "  ".join(f"{mine.total():4} / {theirs.total():4}" for mine, theirs in matched)
+    print(f"{label} {seconds:6.1f} s {apart:8.1e}  {operators}  {counts}", flush=True)
+    for mine, theirs in matched:
+        for pattern in sorted(mine | theirs):
+            if mine[pattern] != theirs[pattern]:
+                print(f"    {pattern}: {mine[pattern]} / {theirs[pattern]}", flush=True)
+    return all(mine.total() >= theirs.total() for mine, theirs in matched)
 
 
 def main() -> int:
@@ -83,16 +83,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODULES))
     parser.add_argument("--exporter", choices=EXPORTERS, help="default: both")
-    parser.add_argument("--target", default="tensorrt", help="default: %(default)s")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="default: %(default)s")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(f"{'network':20} {'exporter':12} {'time':>8} {'apart':>8}  {'operators':>13}  {'groups':>11}")
+    columns = "  ".join(f"{target:>11}" for target in TARGETS)
+    print(f"{'network':20} {'exporter':12} {'time':>8} {'apart':>8}  {'operators':>13}  {columns}")
     good = True
     try:
         for name in arguments.names or MODULES:
             for exporter in (arguments.exporter,) if arguments.exporter else EXPORTERS:
-                good &= row(name, exporter, arguments.target, arguments.cache)
+                good &= row(name, exporter, arguments.cache)
     except Unavailable as reason:
         print(f"not available: {reason}", file=sys.stderr)
         return 2

@@ -168,6 +168,13 @@ def test_nothing_of_the_users_files_is_in_the_model(nets: tuple[nn.Module, Model
     assert Path(__file__).name.encode() not in nets[1].to_bytes()
 
 
+def test_what_is_exported_to_train_on_has_the_modules_parameters() -> None:
+    network = small()
+    module = qt.from_onnx(qt.export(network, images(2), exporter=TS, keep_batch_norm=True))
+    assert {name for name, _ in module.named_parameters()} == {name for name, _ in network.named_parameters()}
+    torch.testing.assert_close(result(module, images(3)), result(network, images(3)), atol=1e-5, rtol=1e-5)
+
+
 def test_the_norm_is_folded_once_under_the_convolutions_names() -> None:
     model = qt.export(trained(Net()), images(2), exporter=TS)
     assert "BatchNormalization" not in operators(model)
@@ -216,7 +223,7 @@ def test_arguments_that_are_no_tensors_are_constants() -> None:
     np.testing.assert_allclose(ran(model, ids=ids)[0], result(network, ids, scale=3.0)["logits"], atol=1e-6)
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("exporter", [TS, pytest.param(DYNAMO, marks=pytest.mark.real)])
 def test_an_input_without_a_batch_keeps_its_length(exporter: str) -> None:
     class Weighted(nn.Module):
         def forward(self, x: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -257,6 +264,30 @@ def test_named_tuples_and_scalars_are_results() -> None:
 def test_half_precision_is_kept() -> None:
     model = qt.export(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).half(), torch.randn(2, 8).half(), exporter=TS)
     assert model.graph.inputs[0].dtype == model.graph.outputs[0].dtype == np.float16
+
+
+def test_a_module_may_write_into_its_arguments() -> None:
+    class Adding(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(1) * 2
+
+    given = torch.zeros(2, 3)
+    model = qt.export(Adding(), given, exporter=TS)
+    assert ran(model, x=given)[0].max() == 2
+    assert given.abs().max() == 0
+
+
+def test_newer_opsets_than_tracing_knows_are_converted_to() -> None:
+    assert qt.export(small(), images(2), exporter=TS, opset=22).opset == 22
+
+
+def test_more_weights_than_fit_into_a_file_need_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("quantonnx.torch.exporting.EMBEDDED_LIMIT", 1000)
+    network = small()
+    with pytest.raises(ModelError, match=r"Sequential has 0.0 GB of weights; give a path"):
+        qt.export(network, images(2), exporter=TS)
+    model = qt.export(network, images(2), tmp_path / "large.onnx", exporter=TS)
+    np.testing.assert_allclose(ran(model, input=images(3))[0], result(network, images(3)), atol=1e-5)
 
 
 def test_wrappers_are_looked_through() -> None:
@@ -304,6 +335,16 @@ def test_a_file_that_does_not_agree_is_refused() -> None:
     with pytest.raises(ModelError, match=r"deviates from the module's by .* on .* samples, allowed is 0.0001"):
         qt.export(Fickle(), torch.ones(2, 3), exporter=TS)
     assert qt.export(Fickle(), torch.ones(2, 3), exporter=TS, verify=False)
+
+
+def test_a_batch_size_that_the_code_fixes_says_what_to_try() -> None:
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * len(x.tolist())
+
+    with pytest.raises(ModelError, match=r"deviates .* on 1 samples.*; try dynamic_batch=False"):
+        qt.export(Counting(), torch.ones(2, 3), exporter=TS)
+    assert qt.export(Counting(), torch.ones(2, 3), exporter=TS, dynamic_batch=False)
 
 
 def test_a_module_of_one_batch_size_gets_fixed_shapes_aloud() -> None:
@@ -420,12 +461,13 @@ def test_optional_arguments_are_told_from_labels() -> None:
         (None, {}, PlanError, "needs samples; give either a loader or a forward_loop"),
         ([], {}, DataError, "the loader holds no batch"),
         (3, {}, DataError, "the loader is a int, expected a DataLoader"),
+        ([[images(2)], [images(2)] * 2], {"select": tuple}, DataError, "batch 1: the arguments do not fit"),
         ("calib.npz", {}, DataError, "no example to export the module by; give `args`"),
         (
             [{"a": images(1), "b": images(1)}],
             {},
             DataError,
-            "batch 0 has 'a', 'b', and Sequential.forward takes 'input'",
+            "a batch has 'a', 'b', and Sequential.forward takes 'input'",
         ),
     ],
 )

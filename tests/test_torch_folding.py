@@ -12,7 +12,7 @@ from torch.nn import functional  # noqa: E402
 from quantonnx.batch_norm_folds import BatchNormFold  # noqa: E402
 from quantonnx.formats import TensorFormat, dequantize, quantize  # noqa: E402
 from quantonnx.torch.fake_quantization import FakeQuantize  # noqa: E402
-from quantonnx.torch.folding import FoldedConv  # noqa: E402
+from quantonnx.torch.folding import FoldedConvolution  # noqa: E402
 from quantonnx.torch.node import Call  # noqa: E402
 from quantonnx.torch.schedule import disable_fake_quant, freeze_bn_stats  # noqa: E402
 from quantonnx.torch.training_numbers import FollowingNumbers  # noqa: E402
@@ -46,8 +46,8 @@ class Case:
         constants = [None if t is None else gs.Constant(f"c{i}", t.numpy()) for i, t in enumerate(self.tensors[1:])]
         self.fold = BatchNormFold(*constants, epsilon=1e-3, momentum=momentum, group=group, transposed=transposed)
 
-    def layer(self, quantizer: nn.Module | None = None) -> FoldedConv:
-        return FoldedConv(Call(self.convolve, settings=self.settings), self.fold, quantizer)
+    def layer(self, quantizer: nn.Module | None = None) -> FoldedConvolution:
+        return FoldedConvolution(Call(self.convolve, settings=self.settings), self.fold, quantizer)
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         return self.fold.folded([None if t is None else t.detach().numpy() for t in self.tensors[1:]])

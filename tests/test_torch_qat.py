@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -279,3 +280,10 @@ def test_a_model_without_numbers_or_pairs_is_refused() -> None:
     _, model = quantized(NETWORK)
     with pytest.raises(qx.PlanError, match="nothing to train for"):
         prepare_qat(replace(model, sites=()))
+
+
+def test_the_training_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "prepare_qat" in block), {})
+    onnx.checker.check_model("demo.w4a8.onnx")

@@ -1,4 +1,4 @@
-"""`finetune`: what rounding alone would cost too much is won back by training against the float model, without labels."""
+"""`finetune`: what rounding costs is won back by training against the float model, without labels."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ A step takes one or more batches: several where the model's batch is fixed, whos
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantonnx.calibration.samples import Samples
+from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.errors import DataError
 
 Batch = dict[str, Tensor] | tuple[Tensor, ...]
@@ -82,6 +83,8 @@ def open_batches(loader: Any, module: nn.Module, batch_size: int) -> Kept | Stre
     """Returns what to train on. Samples are kept as single ones; lists, and what can be read but once, as the batches
     that they hold; all else is iterated in every epoch, so that what it changes at random does change."""
     names = tuple(getattr(module, "input_names", ()))
+    if isinstance(loader, (str, os.PathLike, np.ndarray, Tensor, Mapping)):
+        loader = _samples(loader, module)
     if isinstance(loader, Samples):
         fixed = any(spec.batch is not None for spec in loader.inputs)
         batches = [as_batch(feed, names) for feed in loader]
@@ -97,6 +100,20 @@ def open_batches(loader: Any, module: nn.Module, batch_size: int) -> Kept | Stre
     if not hasattr(loader, "__iter__"):
         raise DataError(f"the samples are a {type(loader).__name__}, expected an iterable of batches")
     return Streamed(loader, names)
+
+
+def _samples(data: Any, module: nn.Module) -> Samples:
+    """Opens what `open_samples` takes, and stacked tensors, for the inputs of the ONNX model behind a module."""
+    origin = getattr(module, "origin", None)
+    if origin is None:
+        found = f"the samples are a {type(data).__name__}, and the module has no ONNX model to fit them to"
+        raise DataError(found, "give a DataLoader, or a list of batches")
+    arrays = {name: _array(value) for name, value in data.items()} if isinstance(data, Mapping) else _array(data)
+    return open_samples(arrays, input_specs(origin.model))
+
+
+def _array(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
 
 
 def _kept(batches: Sequence[Batch], per_step: int, *, joined: bool) -> Kept:

@@ -33,8 +33,9 @@ def distill(
 ) -> Distilled:
     """Trains a student, in place, to give the teacher's outputs, and returns what that came to.
 
-    `loader` is any iterable of batches: tensors, or tuples or dictionaries of them, of which labels are left out.
-    Lists and Samples are kept in memory and shuffled; all else is iterated anew in every epoch. `evaluation`, such an
+    `loader` is any iterable of batches: tensors, or tuples or dictionaries of them, of which labels are left out; or
+    what `qx.calibrate` takes: a path, stacked arrays or tensors, alone or by input name. The latter and lists are kept
+    in memory and shuffled; all else is iterated anew in every epoch. `evaluation`, such an
     iterable too, is measured on; without it an eighth of what is kept is held out, at most 64 samples. The weights
     that were best there stay: on held-out samples the result is never worse than the start. `blocks` names values
     inside the graph whose error counts too; "auto" takes the sums of residual branches. `settings` are those of
@@ -49,7 +50,7 @@ def distill(
     for name in settings:
         if name not in known:
             raise ConfigError(f"distill has no setting {name!r}", near(name, known) or f"known are {', '.join(known)}")
-    if not {"epochs", "steps", "minutes"} & settings.keys():
+    if all(settings.get(name) is None for name in ("epochs", "steps", "minutes")):
         settings["epochs"] = DEFAULT_EPOCHS
     training = Training(student, teacher, loader, evaluation, blocks, Settings(**settings), device)
     file = Checkpoint(Path(checkpoint), training.identity()) if checkpoint is not None else None

@@ -115,7 +115,8 @@ def _first_that_works(example: Example, settings: ExportSettings, order: Sequenc
         if failures:
             warn(f"{name} is exported by {exporter}, since {failures[0]}")
         return model
-    raise ModelError(f"{name} cannot be exported: {'; '.join(failures)}")
+    hint = "try dynamic_batch=False if one batch size will do" if example.batched else ""
+    raise ModelError(f"{name} cannot be exported: {'; '.join(failures)}", hint)
 
 
 def _by(exporter: str, example: Example, settings: ExportSettings, folder: Path) -> Model:

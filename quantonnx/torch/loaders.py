@@ -41,26 +41,26 @@ class Batches:
     select: Select | None = None
     count: int | None = None
 
-    def call(self, batch: Any, index: int = 0) -> Call:
+    def call(self, batch: Any) -> Call:
         """Returns the call that a batch stands for."""
         if self.select is not None:
             return call_of(self.select(batch))
         if isinstance(batch, Mapping):
-            return call_of(self._keywords(batch, f"batch {index}"))
+            return call_of(self._keywords(batch))
         if not isinstance(batch, (tuple, list)):
             return call_of(batch)
         return call_of(batch[: self.count] if self.count is not None else self._positional(batch))
 
-    def _keywords(self, batch: Mapping[str, Any], where: str) -> Any:
+    def _keywords(self, batch: Mapping[str, Any]) -> Any:
         known = inspect.signature(self.module.forward).parameters
-        given = {key: value for key, value in batch.items() if key not in LABELS}
+        given = {key: value for key, value in batch.items() if key not in LABELS and _has_arrays(value)}
         taken = {key: value for key, value in given.items() if key in known}
         if taken:
             return taken
         if len(given) == 1 and (self.count in (None, 1)):
             return next(iter(given.values()))
         raise DataError(
-            f"{where} has {', '.join(map(repr, batch))}, and {type(self.module).__name__}.forward takes "
+            f"a batch has {', '.join(map(repr, batch))}, and {type(self.module).__name__}.forward takes "
             f"{', '.join(map(repr, known))}",
             "give `select`, a function that returns the arguments in a batch",
         )
@@ -84,7 +84,10 @@ class Feeds:
     def __iter__(self) -> Iterator[dict[str, Array]]:
         module = self.batches.module
         for index, batch in enumerate(self.batches.loader):
-            tensors = named_tensors(module, bound(module, self.batches.call(batch, index)), self.names)
+            try:
+                tensors = named_tensors(module, bound(module, self.batches.call(batch)), self.names)
+            except DataError as error:
+                raise DataError(f"batch {index}: {error.message}", error.hint) from error
             yield {name: as_array(tensor) for name, tensor in tensors.items() if name in self.wanted}
 
     def stream(self) -> Iterable[dict[str, Array]]:
@@ -98,6 +101,10 @@ def _arity(module: nn.Module) -> tuple[int, int | None]:
     positional = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = sum(parameter.default is parameter.empty for parameter in positional)
     return needed, None if any(p.kind is p.VAR_POSITIONAL for p in known) else len(positional)
+
+
+def _has_arrays(value: Any) -> bool:
+    return any(isinstance(leaf, (Tensor, np.ndarray)) for _, leaf in leaves(value))
 
 
 def _is_label(value: Any) -> bool:

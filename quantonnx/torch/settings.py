@@ -17,15 +17,24 @@ _POSITIVE = ("epochs", "steps", "minutes", "batch_size", "temperature", "clip")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to distill; see `distill`. Raises ConfigError for values that make no sense."""
+    """How to distill. The first of `epochs`, `steps` and `minutes` that is over ends it.
+
+    A step is taken on `batch_size` samples. Rates are peaks of a cosine schedule after a linear rise over the part
+    `warm_up` of it, as parts of the root mean square of each tensor at the start: `learning_rate` is that of weights,
+    `bias_rate` of what has one axis, `scale_rate` of learned scales and zero points. `clip` is the largest norm of all
+    gradients. `temperature` is that of the softmax of class scores, `blocks_weight` what the error of values inside
+    counts beside that of the outputs. `augment` mirrors images at random (`flip`), and moves them too (`shift`).
+    Up to the part `batchnorm_until`, batch normalizations have the statistics of each batch; by default never. Raises
+    ConfigError for values that make no sense.
+    """
 
     epochs: int | None = None
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 8
-    learning_rate: float = 3e-3
-    bias_rate: float = 3e-3
-    scale_rate: float = 3e-3
+    learning_rate: float = 1e-3
+    bias_rate: float = 1e-3
+    scale_rate: float = 1e-3
     optimizer: OptimizerName = "adamw"
     temperature: float = 1.0
     blocks_weight: float = 1.0
@@ -51,9 +60,10 @@ class Settings:
 @dataclass(frozen=True)
 class Distilled:
     """What a distillation came to. `before` and `after` are measured on `held_out` samples that were not trained on
-    (`trained_on` where there are no others); `losses` are the means of training
-    between measurements and `measured` what these said; `best_step` is
-    where the weights that stay are from, 0 where nothing was better than the start."""
+    (`trained_on` where there are no others), and so is `measured` as training went; `losses` are its means between
+    measurements. `best_step` is where the weights that stay are from, 0 where nothing was better than the start;
+    `blocks` are the values inside that counted, and it has `diverged` where a loss was not finite.
+    """
 
     steps: int
     seconds: float

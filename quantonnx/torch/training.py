@@ -188,7 +188,7 @@ class Training:
         """Only batch normalization may be in training mode, and only at first."""
         tracking = self._progress() < self.settings.batchnorm_until
         for layer in self.student.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) or isinstance(getattr(layer, "frozen", None), bool):
                 layer.train(tracking)
 
     def _measure(self) -> None:
