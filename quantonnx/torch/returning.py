@@ -70,7 +70,7 @@ def _as_in_fused(origin: QatOrigin, tensors: dict[str, Tensor]) -> dict[str, Ten
     found = dict(tensors)
     for living in origin.folds:
         started = {value.name: load_array(value) for value in living.values if value is not None}
-        arrays = {name: as_array(found.pop(name), before.dtype) for name, before in started.items()}
+        arrays: dict[str, Any] = {n: as_array(found.pop(n), before.dtype) for n, before in started.items()}
         if any(not np.array_equal(arrays[name], before) for name, before in started.items()):
             found |= {name: torch.from_numpy(array) for name, array in refolded(living, arrays).items()}
     return found
