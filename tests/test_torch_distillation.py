@@ -16,7 +16,7 @@ import numpy as np  # noqa: E402
 
 from quantonnx.calibration.feeds import InputSpec  # noqa: E402
 from quantonnx.calibration.samples import open_samples  # noqa: E402
-from quantonnx.errors import ConfigError, DataError, OutputError  # noqa: E402
+from quantonnx.errors import ConfigError, DataError, ModelError, OutputError  # noqa: E402
 from quantonnx.torch import batches  # noqa: E402
 from quantonnx.torch.distillation import distill  # noqa: E402
 from quantonnx.torch.objectives import normalised_error, output_loss  # noqa: E402
@@ -295,6 +295,15 @@ def test_scores_and_values_have_their_losses() -> None:
     torch.testing.assert_close(found, wanted)
     boxes = torch.randn(2, 4, 8)
     torch.testing.assert_close(output_loss([0 * boxes], [boxes], 1.0), torch.tensor(1.0))
+
+
+def test_a_network_of_integers_teaches_nothing() -> None:
+    class Best(Network):
+        def forward(self, image: Any) -> Any:
+            return super().forward(image).argmax(-1)
+
+    with pytest.raises(ModelError, match="no output is a floating-point one"):
+        distill(Best(0.25), Best(), samples(), epochs=None, steps=None)
 
 
 def test_images_are_mirrored_and_moved() -> None:

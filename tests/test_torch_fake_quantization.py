@@ -366,23 +366,27 @@ def test_it_computes_in_float32_under_autocast(dtype):
     assert torch.equal(result, layer(x.float()).to(dtype))
 
 
-def test_it_compiles_without_a_break():
-    fmt = TensorFormat(n_bits=4, signed=False, symmetric=False)
-    groups = TensorFormat(n_bits=4, axis=1, group_size=4, rounding=Rounding.HALF_AWAY)
+def test_it_compiles_without_a_break_with_its_gradients():
+    fmt = TensorFormat(n_bits=4, axis=1, group_size=4, rounding=Rounding.HALF_AWAY)
     values = torch.from_numpy(values_of(1, 1.0))
-    start, of_groups = (f.parameters(*f.extremes(values.numpy())) for f in (fmt, groups))
-    kept = FakeQuantize(fmt, Numbers(fmt, start), tracks=True)
-    following = FollowingNumbers(groups, of_groups, values)
-    layers = torch.nn.Sequential(kept, FakeQuantize(fmt, LearnedNumbers(fmt, start)), FakeQuantize(groups, following))
-    compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")
+    layer = FakeQuantize(fmt, LearnedNumbers(fmt, fmt.parameters(*fmt.extremes(values.numpy()))))
     results = []
-    for call in (layers, compiled):
+    for call in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
         x = values.clone().requires_grad_()
-        layers.zero_grad()
+        layer.zero_grad()
         call(x).square().sum().backward()
-        results.append([x.grad, *(p.grad.clone() for p in layers.parameters())])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+        results.append([x.grad, *(p.grad.clone() for p in layer.parameters())])
+    torch.testing.assert_close(*results)
+
+
+def test_switches_are_seen_by_what_was_compiled():
+    fmt = TensorFormat(n_bits=4, signed=False, symmetric=False)
+    values = torch.from_numpy(values_of(1, 1.0))
+    start = fmt.parameters(*fmt.extremes(values.numpy()))
+    kept = FakeQuantize(fmt, Numbers(fmt, start), tracks=True)
+    layers = torch.nn.Sequential(kept, FakeQuantize(fmt, FollowingNumbers(fmt, start, values)))
+    compiled = torch.compile(layers, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(values), layers(values))
     kept.observing = True
     before = kept.parameters_of().scale.copy()
     compiled(values * 50)

@@ -7,24 +7,41 @@ torch = pytest.importorskip("torch")
 import onnx  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 from torch_gradient_cases import GRADIENTS, NO_GRADIENT, GradientCase  # noqa: E402
+from torch_layer_gradients import LAYERS, NO_LAYER_GRADIENT  # noqa: E402
 from torch_node_cases import node_cases, outcome  # noqa: E402
 
 from quantonnx.errors import ModelError  # noqa: E402
 from quantonnx.torch import from_onnx  # noqa: E402
 from quantonnx.torch.operators import (  # noqa: E402
     OPERATORS,
+    activation,
+    attention,
     conversion,
+    convolution,
     elementwise,
     generating,
     indexing,
+    linear,
+    losses,
+    normalization,
+    padding,
+    pooling,
+    recurrent,
     reductions,
+    regions,
+    resizing,
+    sampling,
     shaping,
+    spectral,
 )
 
 torch.set_num_threads(1)
 ort.set_default_logger_severity(4)
 SAMPLE = 2
-CHECKED = (elementwise, conversion, reductions, shaping, indexing, generating)
+PLAIN = (elementwise, conversion, reductions, shaping, indexing, generating)
+NETWORK = (activation, attention, convolution, linear, losses, normalization, padding, pooling, recurrent, resizing)
+CHECKED = (*PLAIN, *NETWORK, regions, sampling, spectral)
+WITHOUT = NO_GRADIENT | NO_LAYER_GRADIENT
 
 
 def run(model: onnx.ModelProto, feeds: dict) -> list:
@@ -50,13 +67,13 @@ def test_results_are_those_of_all_node_tests():
     assert len(passed) > 1300
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in GRADIENTS])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in [*GRADIENTS, *LAYERS]])
 def test_gradients_are_those_of_finite_differences(case: GradientCase):
     module = from_onnx(case.model()).double()
     assert torch.autograd.gradcheck(module, case.inputs(), fast_mode=True)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in GRADIENTS])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in [*GRADIENTS, *LAYERS]])
 def test_results_are_those_of_onnxruntime(case: GradientCase):
     expected = run(case.model(), {name: value.detach().float().numpy() for name, value in case.named().items()})
     found = from_onnx(case.model())(**{name: value.detach().float() for name, value in case.named().items()})
@@ -66,7 +83,7 @@ def test_results_are_those_of_onnxruntime(case: GradientCase):
 
 @pytest.mark.parametrize("family", CHECKED, ids=lambda family: family.__name__.rsplit(".")[-1])
 def test_every_operator_with_a_gradient_is_checked(family):
-    assert {case.operator for case in GRADIENTS} | NO_GRADIENT >= family.OPERATORS.keys()
+    assert {case.operator for case in [*GRADIENTS, *LAYERS]} | WITHOUT >= family.OPERATORS.keys()
 
 
 def test_all_operators_without_a_translation_are_told_at_once():

@@ -23,11 +23,10 @@ class BatchNormalization(nn.Module):
         self.always, self.shown = always, shown
 
     @classmethod
-    def of(cls, node: Node) -> BatchNormalization:
+    def of(cls, node: Node, shown: int = 1) -> BatchNormalization:
         """Returns the layer of a node; ONNX counts the share of the old as momentum. Below opset 14 a node with more
         than one output normalizes by the batch."""
-        shown = len(node.wanted)
-        always = bool(node.get("training_mode", 0)) if node.opset >= 14 else shown > 1
+        always = bool(node.get("training_mode", 0)) if node.opset >= 14 else len(node.wanted) > 1
         return cls(node.get("epsilon", 1e-5), 1 - node.get("momentum", 0.9), always=always, shown=shown)
 
     def forward(
@@ -35,6 +34,8 @@ class BatchNormalization(nn.Module):
     ) -> Tensor | tuple[Tensor, ...]:
         """Returns the normalized values, of the shape of `x` [N, C, …]; the others are [C], or, as before opset 9, of
         one sample's shape."""
+        if mean.ndim == self.shown == 1:
+            return self._normalized(x, scale, bias, mean, variance)
         rows = x.flatten(1) if mean.ndim > 1 else x
         numbers = [value.flatten() for value in (scale, bias, mean, variance)]
         if self.shown > 1:

@@ -15,7 +15,7 @@ _FIRST = "first"
 _MOVING = {
     **dict.fromkeys(("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity"), _FIRST),
     **dict.fromkeys(("MaxPool", "Reshape", "Slice", "SpaceToDepth", "Squeeze", "Tile"), _FIRST),
-    **dict.fromkeys(("Transpose", "Unsqueeze"), _FIRST),
+    **dict.fromkeys(("Split", "Transpose", "Unsqueeze"), _FIRST),
     "Concat": _ALL,
 }
 """Operators that put their first input, or all of them, elsewhere and do not change a value."""
@@ -29,6 +29,11 @@ def passing_codes(op: str, call: Call, codes: Sequence[torch.dtype | None]) -> C
     if not moved or moved[0] is None or len(set(moved)) > 1:
         return call
     return replace(call, takes_codes=True, gives_codes=moved[0])
+
+
+def coded(op: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the outputs that are codes, of an operator that gives such."""
+    return outputs if op == "Split" else outputs[:1]
 
 
 def as_integers(values: Tensor, dtype: torch.dtype) -> Tensor:

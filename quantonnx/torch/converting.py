@@ -15,7 +15,7 @@ from quantonnx.element_types import ElementTypes
 from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
-from quantonnx.torch.codes import passing_codes
+from quantonnx.torch.codes import coded, passing_codes
 from quantonnx.torch.graph_values import NO_LAYERS, Constants, GraphValues, Layers
 from quantonnx.torch.nesting import ADDERS
 from quantonnx.torch.node import Call, Kind, Node, NumberCall, Unsupported
@@ -142,9 +142,10 @@ class Converter(GraphValues):
 
     def _on_tensors(self, node: gs.Node, names: list[str], seen: Node, outputs: tuple[str, ...]) -> None:
         if node.op == "BatchNormalization" and not node.domain:
-            if any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:]):
-                raise Unsupported("its statistics are read")
-            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", BatchNormalization.of(seen))
+            read = any(value.outputs or value in self.model.graph.outputs for value in node.outputs[1:])
+            outputs = outputs if read else outputs[:1]
+            made = BatchNormalization.of(seen, shown=len(outputs))
+            layer = self.states.add_layer(f"layers.{node.name.replace('.', '/')}", made)
             self.steps.append(Step(node.name, node.op, tuple(map(self.tensor, names[:5])), outputs, layer=layer))
             return
         key = node.op if not node.domain else f"{node.domain}.{node.op}"
@@ -152,7 +153,7 @@ class Converter(GraphValues):
             raise Unsupported
         call = passing_codes(key, OPERATORS[key](seen), [self.codes.get(name) for name in names])
         if call.gives_codes is not None:
-            self.codes[outputs[0]] = call.gives_codes
+            self.codes.update(dict.fromkeys(coded(key, outputs), call.gives_codes))
         places = range(len(names)) if call.inputs is None else call.inputs
         inputs = tuple(self._operand(names, place, call) for place in places)
         if isinstance(call.function, nn.Module):

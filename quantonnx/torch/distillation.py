@@ -50,7 +50,7 @@ def distill(
     for name in settings:
         if name not in known:
             raise ConfigError(f"distill has no setting {name!r}", near(name, known) or f"known are {', '.join(known)}")
-    if not {"epochs", "steps", "minutes"} & settings.keys():
+    if all(settings.get(name) is None for name in ("epochs", "steps", "minutes")):
         settings["epochs"] = DEFAULT_EPOCHS
     training = Training(student, teacher, loader, evaluation, blocks, Settings(**settings), device)
     file = Checkpoint(Path(checkpoint), training.identity()) if checkpoint is not None else None

@@ -72,17 +72,21 @@ class FakeQuantize(nn.Module):
         """
         if isinstance(self.numbers, DynamicNumbers):
             raise TypeError(f"{self.name!r} is dynamic, its numbers are found at run time")
-        with torch.no_grad():
-            if isinstance(self.numbers, Numbers):
-                scale, zero_point = self.numbers.current()
-            else:
-                assert values is not None
-                scale, zero_point = self.numbers.of(self._grouped(values.to(torch.float32)))
-        float_type = str(self.numbers.float_type).removeprefix("torch.")
+        scale, zero_point = self.current(values)
+        float_type = str(self.numbers.kind.dtype).removeprefix("torch.")
         return Parameters(
             scale.detach().cpu().numpy().astype(float_type),
             zero_point.detach().cpu().numpy().astype(self.format.dtype),
         )
+
+    @torch.no_grad()
+    def current(self, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns scale and zero point as tensors in the shape of `Parameters`; `values` as in `parameters_of`."""
+        assert not isinstance(self.numbers, DynamicNumbers)
+        if isinstance(self.numbers, Numbers):
+            return self.numbers.current()
+        assert values is not None
+        return self.numbers.of(self._grouped(values.to(torch.float32)))
 
     def get_extra_state(self) -> Tensor:
         """Returns the two switches, as a tensor so that every kind of checkpoint can hold them."""

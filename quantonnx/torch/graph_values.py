@@ -26,12 +26,14 @@ class Layers:
     """Layers to put into the graph: in front of a node's input, behind a value for all its readers, or in the place of
     a node, which gets the values that are named besides the node's first input. Each is a path in the module.
 
-    `constants` are further constants that these layers read, with whether they are trained.
+    `besides` names the values that the layer at a path gets besides the one it stands at. `constants` are further
+    constants that these layers read, with whether they are trained.
     """
 
     reads: Mapping[tuple[str, int], str] = field(default_factory=dict)
     gives: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    besides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     constants: Mapping[str, tuple[gs.Constant, bool]] = field(default_factory=dict)
 
 
@@ -117,7 +119,8 @@ class GraphValues:
         result = f"{name} through {layer}"
         if result not in self._made:
             self._made.add(result)
-            self.steps.append(Step(name, "FakeQuantize", (self.tensor(name),), (result,), layer=layer))
+            inputs = tuple(self.tensor(each) for each in (name, *self.layers.besides.get(layer, ())))
+            self.steps.append(Step(name, "FakeQuantize", inputs, (result,), layer=layer))
         return result
 
     def as_literal(self, name: str, *, floats: bool = False) -> bool:

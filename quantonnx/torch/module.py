@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,15 @@ class Origin:
 
     def __deepcopy__(self, memo: Any) -> Origin:
         return self
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Origin], tuple[bytes]]:
+        if type(self) is not Origin:
+            raise DataError("a module prepared for training cannot be pickled", "save its state_dict() instead")
+        return _from_bytes, (self.model.to_bytes(),)
+
+
+def _from_bytes(model: bytes) -> Origin:
+    return Origin(Model.read(model))
 
 
 def from_onnx(source: Source | Model) -> OnnxModule:

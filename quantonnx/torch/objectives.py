@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantonnx.errors import ModelError
 from quantonnx.tallying import class_scores
 
 _SMALLEST = 1e-12
@@ -27,12 +28,16 @@ class Fidelity:
 
 def output_loss(found: Sequence[Tensor], wanted: Sequence[Tensor], temperature: float) -> Tensor:
     """Returns the distance of outputs: normalised squared error, and for class scores the divergence of Kullback and
-    Leibler between both softmaxes at a temperature (Hinton et al., 2015) too."""
+    Leibler between both softmaxes at a temperature (Hinton et al., 2015) too. Raises ModelError where none is float."""
     terms = [
         _distance(student.float(), teacher.float(), temperature)
         for student, teacher in zip(found, wanted, strict=True)
         if teacher.is_floating_point()
     ]
+    if not terms:
+        raise ModelError(
+            "no output is a floating-point one, so nothing can be learned from it", "cut the model before it"
+        )
     return torch.stack(terms).mean()
 
 

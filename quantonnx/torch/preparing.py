@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_graphsurgeon as gs
+from torch import nn
 
 from quantonnx.errors import CalibrationError, PlanError
 from quantonnx.quantized import QuantizedModel
 from quantonnx.sites import Site
+from quantonnx.torch.bias_rounding import BiasRounding
 from quantonnx.torch.fake_quantization import FakeQuantize, fake_quantizers
 from quantonnx.torch.folding import FoldedConvolution
 from quantonnx.torch.graph_values import Layers
@@ -20,7 +22,7 @@ from quantonnx.torch.node import Call, Node
 from quantonnx.torch.operators import OPERATORS
 from quantonnx.torch.states import States
 
-QUANTIZERS, CONVOLUTIONS = "quantizers", "convolutions"
+QUANTIZERS, BIASES, CONVOLUTIONS = "quantizers", "biases", "convolutions"
 """Places of layers in the tree of names."""
 
 
@@ -87,29 +89,49 @@ class _Places:
     reads: dict[tuple[str, int], str] = field(default_factory=dict)
     gives: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    besides: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: dict[str, tuple[gs.Constant, bool]] = field(default_factory=dict)
 
     def layers(self, made: Mapping[Site, FakeQuantize]) -> Layers:
         """Registers the layers and returns where they stand."""
         on_weights = {site.tensor: site for site in made if site.is_weight}
+        biases = dict(self._biases(made))
         folds = living_folds(self.origin.quantized)
         for site, layer in made.items():
             if site.tensor not in folds:
-                self._pair(site, layer)
+                self.origin.sites[site] = self._pair(site, QUANTIZERS, layer)
         for name, living in folds.items():
             weighted = on_weights.get(name)
-            self._folded(living, None if weighted is None else (weighted, made[weighted]))
-        return Layers(self.reads, self.gives, self.nodes, self.constants)
+            rounding = next((biases.pop(site) for site in [*biases] if site.tensor == living.fold.folded_bias), None)
+            self._folded(living, None if weighted is None else (weighted, made[weighted]), rounding)
+        for site, bias in biases.items():
+            assert site.derived_from is not None
+            self.besides[self._pair(site, BIASES, bias)] = (site.derived_from.weight,)
+        return Layers(self.reads, self.gives, self.nodes, self.besides, self.constants)
 
-    def _pair(self, site: Site, layer: FakeQuantize) -> None:
-        path = self.origin.sites[site] = self._add(QUANTIZERS, site.tensor, layer)
+    def _biases(self, made: Mapping[Site, FakeQuantize]) -> Iterator[tuple[Site, BiasRounding]]:
+        """Yields the layers of biases that take the product of two scales."""
+        known = {(site.tensor, site.format, site.ranging): layer for site, layer in made.items()}
+        for site in self.origin.quantized.sites:
+            origin = site.derived_from
+            if origin is not None:
+                activation = known[origin.activation, origin.activation_format, origin.activation_ranging]
+                yield site, BiasRounding(activation, known[origin.weight, origin.weight_format, origin.weight_ranging])
+
+    def _pair(self, site: Site, place: str, layer: nn.Module) -> str:
+        path = self._add(place, site.tensor, layer)
         if site.whole:
             self.gives[site.tensor] = path
         else:
             self.reads.update(((edge.node, edge.index), path) for edge in site.edges)
+        return path
 
-    def _folded(self, living: LivingFold, quantizer: tuple[Site, FakeQuantize] | None) -> None:
-        layer = FoldedConvolution(_call(living.node), living.fold, None if quantizer is None else quantizer[1])
+    def _folded(
+        self, living: LivingFold, quantizer: tuple[Site, FakeQuantize] | None, rounding: BiasRounding | None
+    ) -> None:
+        layer = FoldedConvolution(
+            _call(living.node), living.fold, None if quantizer is None else quantizer[1], rounding
+        )
         path = self._add(CONVOLUTIONS, living.node.name, layer)
         self.origin.folds.append(living)
         if quantizer is not None:

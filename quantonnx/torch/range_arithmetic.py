@@ -5,6 +5,9 @@ A copy to the host would make every training step wait for it.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,14 +16,28 @@ from torch.nn import functional
 from quantonnx.formats import SMALLEST_RANGE, TensorFormat
 from quantonnx.scales import ScaleType
 
-_BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16}
+_LEAST_HALF, _LEAST_FLOAT = 2.0**-24, 2.0**-149
+"""The smallest positive numbers of float16 and float32."""
 
 
-def float_type_of(name: str) -> torch.dtype:
-    """Returns the type that numpy calls so."""
-    found = getattr(torch, name)
-    assert isinstance(found, torch.dtype)
-    return found
+class ScaleKind(NamedTuple):
+    """Which numbers the scales of a format may be: positive ones of `dtype`, so small that every code is finite."""
+
+    type: ScaleType
+    dtype: torch.dtype
+    least: float
+    largest: float
+
+
+def kind_of(fmt: TensorFormat, float_type: str) -> ScaleKind:
+    """Returns the kind of the format's scales in a float type, called as by numpy."""
+    limits = np.finfo(float_type)
+    reach = max(-fmt.qmin, fmt.qmax) if fmt.symmetric else fmt.qmax - fmt.qmin
+    wanted = float(limits.max) / reach
+    largest = limits.dtype.type(wanted)
+    if float(largest) > wanted:
+        largest = np.nextafter(largest, limits.dtype.type(0))
+    return ScaleKind(fmt.scale_type, getattr(torch, float_type), float(limits.smallest_subnormal), float(largest))
 
 
 def aligned(numbers: Tensor, fmt: TensorFormat, rank: int) -> Tensor:
@@ -63,17 +80,26 @@ def extremes(x: Tensor, fmt: TensorFormat) -> tuple[Tensor, Tensor]:
     return low.clamp(max=0), high.clamp(min=0)
 
 
-def parameters_of(low: Tensor, high: Tensor, fmt: TensorFormat, float_type: torch.dtype) -> tuple[Tensor, Tensor]:
+def parameters_of(low: Tensor, high: Tensor, fmt: TensorFormat, kind: ScaleKind) -> tuple[Tensor, Tensor]:
     """Returns scale and zero point, float32, for the values `low` to `high`, with the numbers of
     `TensorFormat.parameters`."""
     low, high = low.double(), high.double()
+    if fmt.symmetric and fmt.signed:
+        largest = torch.maximum(low.abs(), high.abs())
+        return scale_of(largest, fmt, kind), torch.zeros_like(largest, dtype=torch.float32)
     if fmt.symmetric:
-        scale, zero_point = _symmetric(low, high, fmt)
-        return of_kind(scale, fmt, float_type), zero_point.float()
+        scale, zero_point = _unsigned_symmetric(low, high, fmt)
+        return of_kind(scale, kind), zero_point
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = of_kind((high - low).clamp(min=SMALLEST_RANGE) / (fmt.qmax - fmt.qmin), fmt, torch.float32)
+    of_floats = ScaleKind(kind.type, torch.float32, _LEAST_FLOAT, torch.finfo(torch.float32).max)
+    scale = of_kind((high - low).clamp(min=SMALLEST_RANGE) / (fmt.qmax - fmt.qmin), of_floats)
     zero_point = torch.round(fmt.qmin - low / scale.double()).clamp(fmt.qmin, fmt.qmax)
-    return of_kind(scale.double(), fmt, float_type), zero_point.float()
+    return of_kind(scale, kind), zero_point.float()
+
+
+def scale_of(largest: Tensor, fmt: TensorFormat, kind: ScaleKind) -> Tensor:
+    """Returns the scale, float32, of a signed symmetric format for the values up to `largest`, float64."""
+    return of_kind(largest.clamp(min=SMALLEST_RANGE) / ((fmt.qmax - fmt.qmin) / 2), kind)
 
 
 def range_of(scale: Tensor, zero_point: Tensor, fmt: TensorFormat) -> tuple[Tensor, Tensor]:
@@ -86,32 +112,18 @@ def range_of(scale: Tensor, zero_point: Tensor, fmt: TensorFormat) -> tuple[Tens
     return torch.where(one_sided, 0.0, -largest), largest
 
 
-def of_kind(scale: Tensor, fmt: TensorFormat, float_type: torch.dtype) -> Tensor:
-    """Returns the nearest positive scales, float32, of the kind of the format that `float_type` holds, so small that
-    every code is finite in it."""
-    least = float(np.finfo(str(float_type).removeprefix("torch.")).smallest_subnormal)
-    reach = max(-fmt.qmin, fmt.qmax) if fmt.symmetric else fmt.qmax - fmt.qmin
-    largest = torch.finfo(float_type).max / reach
-    if fmt.scale_type is ScaleType.POWER_OF_TWO:
-        exponent = scale.double().log2().round().clamp(float(np.log2(least)), float(np.floor(np.log2(largest))))
-        return exponent.exp2().to(float_type).float()
-    if fmt.scale_type is ScaleType.FLOAT16:
-        half = np.finfo(np.float16)
-        scale = scale.clamp(float(half.smallest_subnormal), float(half.max)).half().double()
-    stored = scale.clamp(least, largest).to(float_type)
-    return torch.where(stored.double() > largest, _next_smaller(stored), stored).float()
+def of_kind(scale: Tensor, kind: ScaleKind) -> Tensor:
+    """Returns the nearest scales, float32, that a kind has."""
+    if kind.type is ScaleType.POWER_OF_TWO:
+        exponent = scale.double().log2().round().clamp(math.log2(kind.least), math.floor(math.log2(kind.largest)))
+        return exponent.exp2().to(kind.dtype).float()
+    if kind.type is ScaleType.FLOAT16:
+        scale = scale.clamp(_LEAST_HALF, torch.finfo(torch.float16).max).half().to(scale.dtype)
+    return scale.clamp(kind.least, kind.largest).to(kind.dtype).float()
 
 
-def _symmetric(low: Tensor, high: Tensor, fmt: TensorFormat) -> tuple[Tensor, Tensor]:
+def _unsigned_symmetric(low: Tensor, high: Tensor, fmt: TensorFormat) -> tuple[Tensor, Tensor]:
     largest = torch.maximum(low.abs(), high.abs()).clamp(min=SMALLEST_RANGE)
-    half = (fmt.qmax - fmt.qmin) / 2
-    if fmt.signed:
-        return largest / half, torch.zeros_like(low)
     one_sided = low >= 0
-    zero_point = torch.where(one_sided, 0.0, float(2 ** (fmt.n_bits - 1)))
-    return largest / torch.where(one_sided, float(fmt.qmax), half), zero_point
-
-
-def _next_smaller(stored: Tensor) -> Tensor:
-    bits = _BITS[stored.dtype]
-    return (stored.view(bits) - 1).view(stored.dtype)
+    steps = torch.where(one_sided, float(fmt.qmax), (fmt.qmax - fmt.qmin) / 2)
+    return largest / steps, torch.where(one_sided, 0.0, float(2 ** (fmt.n_bits - 1)))

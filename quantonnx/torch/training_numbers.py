@@ -15,13 +15,15 @@ from torch.autograd import Function
 from quantonnx.errors import CalibrationError
 from quantonnx.formats import Parameters, TensorFormat
 from quantonnx.torch.range_arithmetic import (
+    ScaleKind,
     aligned,
     extremes,
-    float_type_of,
     grouped,
+    kind_of,
     of_kind,
     parameters_of,
     range_of,
+    scale_of,
 )
 
 _MOST_BEYOND = 1.5
@@ -56,7 +58,7 @@ class Numbers(nn.Module):
         float_type: str = "float32",
     ) -> None:
         super().__init__()
-        self.format, self.float_type = fmt, float_type_of(float_type)
+        self.format, self.kind = fmt, kind_of(fmt, float_type)
         self.averaging, self.least, self.fixed = averaging, least, fixed
         self.shifted = not (fmt.symmetric and fmt.signed)
         scale, zero_point = _tensors(start)
@@ -83,7 +85,7 @@ class Numbers(nn.Module):
         self.high.copy_(self._tracked(self.high, high, torch.maximum))
         self.seen.fill_(True)
         high = torch.maximum(self.high, self.low + self.least) if self.least else self.high
-        scale, zero_point = parameters_of(self.low, high, self.format, self.float_type)
+        scale, zero_point = parameters_of(self.low, high, self.format, self.kind)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
@@ -126,7 +128,7 @@ class LearnedNumbers(Numbers):
     def current(self) -> tuple[Tensor, Tensor]:
         """Returns scale and zero point as they are now, in the shape of `Parameters`."""
         fmt, base = self.format, self.scale.clone()
-        scale: Tensor = _Scaled.apply(self.factor, base, fmt, self.float_type)  # type: ignore[no-untyped-call]
+        scale: Tensor = _Scaled.apply(self.factor, base, self.kind)  # type: ignore[no-untyped-call]
         if self.shift is None:
             return scale, self.zero_point.clone()
         moved = _Shifted.apply(self.shift, self.zero_point.clone(), scale.detach(), fmt)  # type: ignore[no-untyped-call]
@@ -146,13 +148,12 @@ class FollowingNumbers(nn.Module):
 
     def __init__(self, fmt: TensorFormat, start: Parameters, values: Tensor, *, float_type: str = "float32") -> None:
         super().__init__()
-        self.format, self.float_type = fmt, float_type_of(float_type)
+        self.format, self.kind = fmt, kind_of(fmt, float_type)
         self.shifted = not (fmt.symmetric and fmt.signed)
         values = values.detach().float()
         ends = self._ends(values if fmt.group_size is None else grouped(values, fmt))
-        wanted = torch.stack(range_of(*_tensors(start), fmt))
-        if fmt.symmetric:
-            wanted = torch.stack([-wanted[1], wanted[1]])
+        low, high = range_of(*_tensors(start), fmt)
+        wanted = high if fmt.symmetric else torch.stack([low, high])
         share = wanted / ends
         usable = share.isfinite() & (share <= _MOST_BEYOND)
         self.register_buffer("share", torch.where(usable, share, 1.0))
@@ -166,19 +167,20 @@ class FollowingNumbers(nn.Module):
 
     def of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns scale and zero point for the values `x`, which are grouped, in the shape of `Parameters`."""
-        ends = self._ends(x.detach())
-        wide = ends * self.share
-        low, high = torch.minimum(wide[0], self.floor[0]), torch.maximum(wide[1], self.floor[1])
-        if self.format.symmetric and not self.format.signed:
-            low = torch.where(extremes(x.detach(), self.format)[0] < 0, low, 0.0)
-        return parameters_of(low, high, self.format, self.float_type)
+        fmt, wide = self.format, self._ends(x.detach()) * self.share
+        if not fmt.symmetric:
+            low, high = torch.minimum(wide[0], self.floor[0]), torch.maximum(wide[1], self.floor[1])
+            return parameters_of(low, high, fmt, self.kind)
+        wide = torch.maximum(wide, self.floor)
+        if fmt.signed:
+            return scale_of(wide, fmt, self.kind), torch.zeros_like(wide, dtype=torch.float32)
+        low = torch.where(extremes(x.detach(), fmt)[0] < 0, -wide, 0.0)
+        return parameters_of(low, wide, fmt, self.kind)
 
     def _ends(self, x: Tensor) -> Tensor:
+        """Returns the largest size of the values, or where the format is asymmetric both of their ends, float64."""
         low, high = extremes(x, self.format)
-        if self.format.symmetric:
-            high = torch.maximum(-low, high)
-            low = -high
-        return torch.stack([low, high]).double()
+        return (torch.maximum(-low, high) if self.format.symmetric else torch.stack([low, high])).double()
 
 
 class DynamicNumbers(nn.Module):
@@ -197,8 +199,8 @@ class _Scaled(Function):
     """factor · scale, of the kind of the format; its gradient is that of the scale in units of the scale."""
 
     @staticmethod
-    def forward(factor: Tensor, scale: Tensor, fmt: TensorFormat, float_type: torch.dtype) -> Tensor:
-        return of_kind(factor.clamp(min=_LEAST_FACTOR) * scale, fmt, float_type)
+    def forward(factor: Tensor, scale: Tensor, kind: ScaleKind) -> Tensor:
+        return of_kind(factor.clamp(min=_LEAST_FACTOR) * scale, kind)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -206,7 +208,7 @@ class _Scaled(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0] / ctx.saved_tensors[0], None, None, None
+        return gradients[0] / ctx.saved_tensors[0], None, None
 
 
 class _Shifted(Function):

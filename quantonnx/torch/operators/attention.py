@@ -84,7 +84,7 @@ def attend_and_keep(
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Returns [batch, heads, sequence, size] of [batch, sequence, heads · size]; what has four axes stays."""
-    return x if x.ndim == 4 else x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x if x.ndim == 4 else x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def _repeated(x: Tensor, heads: int) -> Tensor:
@@ -145,7 +145,7 @@ def rotate(
 ) -> Tensor:
     """Returns x [batch, heads, sequence, size], or [batch, sequence, heads · size], with pairs of features turned by
     the angles of their places; the first `size` features of each head, or all."""
-    rows = x.unflatten(-1, (heads, -1)) if x.ndim == 3 else x.transpose(1, 2)
+    rows = x.reshape(*x.shape[:-1], heads, -1) if x.ndim == 3 else x.transpose(1, 2)
     size = size or rows.shape[-1]
     turned, kept = rows[..., :size], rows[..., size:]
     cosine, sine = ((table if places is None else table[places]).unsqueeze(2) for table in (cosines, sines))

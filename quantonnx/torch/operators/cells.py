@@ -74,8 +74,8 @@ def gru_cell(given: Tensor, state: State, weights: Weights, rules: Rules) -> Sta
     first, second = rules.activations
     of_z, of_r, of_h = given.chunk(3, -1)
     size = hidden.shape[-1]
-    gates, candidate = weights.recurrent.split((2 * size, size))
-    biases = (None, None) if weights.bias is None else weights.bias.split((2 * size, size))
+    gates, candidate = torch.split(weights.recurrent, [2 * size, size])
+    biases = (None, None) if weights.bias is None else torch.split(weights.bias, [2 * size, size])
     recurrent = functional.linear(hidden, gates, biases[0])
     z = first(rules.held(of_z + recurrent[..., :size]))
     r = first(rules.held(of_r + recurrent[..., size:]))

@@ -114,11 +114,6 @@ def fused_gemm(
     return _ACTIVATIONS[activation](gemm(a, b, c, **settings), *numbers)
 
 
-def add_bias_and_skip(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
-    """Returns the sum of all three."""
-    return x + bias + skip
-
-
 def embed(
     tokens: Tensor,
     segments: Tensor | None,
@@ -185,7 +180,6 @@ _TRANSLATIONS: dict[str, Translation] = {
     "BiasGelu": lambda node: Call(bias_gelu),
     "FastGelu": lambda node: Call(fast_gelu),
     "QuickGelu": lambda node: Call(quick_gelu, (0,), {"alpha": node.get("alpha", 1.702)}),
-    "BiasAdd": lambda node: Call(add_bias_and_skip),
     "SkipLayerNormalization": _skip_norm(skip_layer_norm, skip_layer_norm_and_sum, 5),
     "SkipSimplifiedLayerNormalization": _skip_norm(skip_rms_norm, skip_rms_norm_and_sum, 4),
     "EmbedLayerNormalization": _embed,

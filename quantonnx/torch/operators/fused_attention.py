@@ -30,7 +30,7 @@ def multi_head_attention(
     adds `masked` to the scores."""
     if bias is not None:
         sizes = [query.shape[-1], query.shape[-1], bias.shape[0] - 2 * query.shape[-1]]
-        of_query, of_key, of_value = bias.split(sizes)
+        of_query, of_key, of_value = torch.split(bias, sizes)
         query, value = query + of_query, value if value.ndim == 4 else value + of_value
         key = key if key.ndim == 4 else key + of_key
     q, k, v = (split_heads(x, heads) for x in (query, key, value))
@@ -70,7 +70,7 @@ def attention(
     """Returns the attention of x [batch, sequence, inputs] to itself; one matrix gives queries, keys and values."""
     found = torch.matmul(x, weight)
     found = found if bias is None else found + bias
-    query, key, value = found.split(sizes, -1) if sizes else found.chunk(3, -1)
+    query, key, value = torch.split(found, list(sizes), -1) if sizes else found.chunk(3, -1)
     return multi_head_attention(query, key, value, None, padding, added, **settings)
 
 

@@ -38,7 +38,7 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
 
 def scatter(x: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction: str | None) -> Tensor:
     """Returns `x` with updates at the given places of an axis, or combined with what is there."""
-    places = _wrapped(indices, x.shape[axis])
+    places, updates = _wrapped(indices, x.shape[axis]), updates.to(x.dtype)
     if reduction is None:
         return x.scatter(axis, places, updates)
     if reduction == "sum":
@@ -48,7 +48,7 @@ def scatter(x: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction: s
 
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, reduction: str | None) -> Tensor:
     """Returns `x` with slices at the places that the last axis of `indices` spells, or combined with what is there."""
-    places = indices.long()
+    places, updates = indices.long(), updates.to(x.dtype)
     depth = places.shape[-1]
     if reduction in (None, "sum"):
         return x.index_put(places.unbind(-1), updates, accumulate=reduction is not None)

@@ -17,6 +17,7 @@ _NONE = -(2**62)
 def likelihood_loss(x: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore: int, reduction: str) -> Tensor:
     """Returns the negative of log-probabilities [N, C, …] at the target classes [N, …]."""
     rows, classes = x.reshape(*x.shape[:2], -1), target.long().reshape(x.shape[0], -1)
+    weight = None if weight is None else weight.detach()
     found = functional.nll_loss(rows, classes, weight, ignore_index=ignore, reduction=reduction)
     return found.reshape(target.shape) if reduction == "none" else found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional
 from quantonnx.torch.node import Call, Node, Translation, integers
 from quantonnx.torch.operators.windows import Pads, Windows, even, padded
 
-_LARGEST = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+_LARGEST: dict[int, Callable[..., Any]] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 _MEANS = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 _SUMS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
@@ -122,7 +122,8 @@ def global_max_pool(x: Tensor) -> Tensor:
 
 def global_norm_pool(x: Tensor, order: float) -> Tensor:
     """Returns the norm of all positions of x [N, C, …]."""
-    return torch.linalg.vector_norm(x, order, tuple(range(2, x.ndim)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, order, tuple(range(2, x.ndim)), keepdim=True)
+    return norm
 
 
 def max_unpool(x: Tensor, places: Tensor, sizes: object, kernel: tuple[int, ...], windows: Windows) -> Tensor:

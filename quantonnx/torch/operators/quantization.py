@@ -110,7 +110,8 @@ def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def code_type(node: Node, place: int) -> tuple[str, torch.dtype | None]:
-    """Returns the name of the type of codes, told by a zero point or an attribute, and torch's type for them, if any.
+    """Returns the name of the type of codes, told by a zero point or an attribute, and torch's type for them if they
+    are integers.
 
     Raises Unsupported.
     """
@@ -121,7 +122,7 @@ def code_type(node: Node, place: int) -> tuple[str, torch.dtype | None]:
         raise Unsupported("the type of its zero point is unknown")
     kind = "uint8" if dtype is None else str(dtype.name)
     if kind == "float4_e2m1fn" or kind in _FLOAT8:
-        return kind, _FLOAT8.get(kind)
+        return kind, None
     if dtype is not None and kind not in _RANGES:
         raise Unsupported(f"codes of type {kind}")
     return kind, _NARROW.get(kind) or (torch.uint8 if dtype is None else torch_dtype(dtype))

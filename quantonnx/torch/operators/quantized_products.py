@@ -109,7 +109,8 @@ def matmul_n_bits(
 def _unpacked(packed: Tensor, bits: int) -> Tensor:
     """Returns the codes in rows of bytes."""
     places = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-    return ((packed[..., None] >> places) & (2**bits - 1)).flatten(-2)
+    codes: Tensor = (packed[..., None] >> places) & (2**bits - 1)
+    return codes.flatten(-2)
 
 
 def _matmul_integer(node: Node) -> Call:

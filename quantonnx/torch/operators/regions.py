@@ -126,7 +126,7 @@ def max_roi_pool(x: Tensor, regions: Tensor, size: tuple[int, int], scale: float
         rows = _cells(y1, y2, size[0], x.shape[2])
         columns = _cells(x1, x2, size[1], x.shape[3])
         cells = [_largest(x[int(image), :, top:bottom, left:right]) for top, bottom in rows for left, right in columns]
-        found.append(torch.stack(cells, -1).unflatten(-1, size))
+        found.append(torch.stack(cells, -1).reshape(-1, *size))
     return torch.stack(found) if found else x.new_zeros((0, x.shape[1], *size))
 
 

@@ -26,7 +26,8 @@ def transform(x: Tensor, length: Any = None, axis: Any = None, *, place: int, in
     axis = place if axis is None else integers(axis)[0]
     axis, count = axis % x.ndim, None if length is None else integers(length)[0]
     if onesided and inverse:
-        return torch.fft.irfft(torch.view_as_complex(x.contiguous()), count, axis)[..., None]
+        signal: Tensor = torch.fft.irfft(torch.view_as_complex(x.contiguous()), count, axis)
+        return signal[..., None]
     values = x[..., 0] if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
     if onesided:
         return torch.view_as_real(torch.fft.rfft(values if x.shape[-1] == 1 else values.real, count, axis))

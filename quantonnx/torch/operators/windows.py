@@ -31,8 +31,8 @@ class Windows:
         auto_pad = node.get("auto_pad", "NOTSET")
         if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
             raise Unsupported(f"auto_pad {auto_pad!r}")
-        lists = (tuple(node.get(name, ())) for name in ("strides", "dilations", "pads"))
-        return cls(*lists, auto_pad, bool(node.get("ceil_mode", 0)))
+        strides, dilations, pads = (tuple(node.get(name, ())) for name in ("strides", "dilations", "pads"))
+        return cls(strides, dilations, pads, auto_pad, bool(node.get("ceil_mode", 0)))
 
     def steps(self, rank: int) -> tuple[int, ...]:
         """Returns the stride of each axis."""
