@@ -3,9 +3,9 @@ r"""What fine-tuning without labels wins back where rounding to few bits costs t
     python benchmarks/finetuning.py MODEL.onnx TRAINING.npz EVALUATION.npz [--weights 4] [--activations 8] \
         [--minutes 10 | --steps N] [--only rounding gptq rounding+distill gptq+distill] [--set learning_rate=0.001]
 
-Every row is a process of its own. `rounding` and the algorithms calibrate on the first 64 samples; `+distill` goes on from
-there with `quantonnx.torch.distill`, on all samples of TRAINING but those that it holds out. Seconds are of the processor,
-the second number those of training alone. Nothing of EVALUATION is seen before the end.
+Every row is a process of its own. `rounding` and the algorithms calibrate on the first 64 samples; `+distill` goes on
+from there with `quantonnx.torch.distill`, on all samples of TRAINING but those that it holds out. Seconds are of the
+processor, the second number those of training alone. Nothing of EVALUATION is seen before the end.
 """
 
 from __future__ import annotations

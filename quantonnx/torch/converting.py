@@ -16,6 +16,7 @@ from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
 from quantonnx.torch.codes import coded, passing_codes
+from quantonnx.torch.fusing import view_of, with_fusions
 from quantonnx.torch.graph_values import NO_LAYERS, Constants, GraphValues, Layers
 from quantonnx.torch.nesting import ADDERS
 from quantonnx.torch.node import Call, Kind, Node, NumberCall, Unsupported
@@ -70,7 +71,8 @@ class Converter(GraphValues):
         )
         inputs = tuple(value.name for value in self.model.graph.inputs)
         inputs = tuple(name for name in inputs if self.formal is None or name in self.formal)
-        return Program(inputs, outputs, with_drops(self.steps, {*outputs, *self.literals}), self.literals)
+        steps = with_fusions(self.steps, view_of(self.steps, outputs, self.number, self.shape))
+        return Program(inputs, outputs, with_drops(steps, {*outputs, *self.literals}), self.literals)
 
     def inner(self, node: gs.Node, attribute: str, kinds: Sequence[Kind] = ()) -> Converter:
         """Returns the converter of a body, done; `kinds` are those of its first inputs that are Python numbers."""

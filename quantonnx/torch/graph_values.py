@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,6 +177,28 @@ class GraphValues:
             self._shapes = infer_shapes(self.model)
         shape = value.shape if value.shape is not None else (self._shapes or {}).get(value.name)
         return None if shape is None else len(shape)
+
+    def number(self, name: str) -> float | None:
+        """Returns the value of a constant that is one number."""
+        value = self.literals.get(name)
+        if isinstance(value, int | float):
+            return value
+        constant = self._constant(name)
+        return (
+            float(load_array(constant).reshape(())) if constant is not None and math.prod(constant.shape) == 1 else None
+        )
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Returns the shape of a constant."""
+        constant = self._constant(name)
+        return None if constant is None else tuple(constant.shape)
+
+    def _constant(self, name: str) -> gs.Constant | None:
+        """Returns the constant of a state."""
+        known = name.removeprefix(self.prefix)
+        if known in self.constants and known not in self.borrowed:
+            return self.constants[known] if name == self.prefix + known else None
+        return None if self.outer is None else self.outer._constant(name)
 
     def scalar(self, name: str) -> str:
         """Returns the name of a value as a Python number where it is one, else as a tensor."""
