@@ -37,12 +37,13 @@ def describe(
     sites: Iterable[Site] = (),
     data: Sequence[DataSource] = (),
     automatic: RangeMethod | None = None,
+    trained: bool = False,
 ) -> dict[str, str]:
     """Returns the metadata of a file that was made from a float model, whose digest is `model`.
 
     `quantonnx.version`, `.target`, `.model_sha256`, `.config` (canonical JSON of what differs from the defaults) and
     `.config_sha256`; with `sites` the `.method` of ranges that samples showed, and the `.seed` of random rounding; with
-    `data` its numbers of samples and digests, in JSON.
+    `data` its numbers of samples and digests, in JSON; `.trained` where training changed weights or scales after that.
     """
     sites = list(sites)
     said = None if config is None else canonical(config.model_dump(mode="json", exclude_defaults=True))
@@ -55,6 +56,7 @@ def describe(
         "data": described_data(data),
         "method": ", ".join(methods(sites, automatic)),
         "seed": ", ".join(seeds(sites)),
+        "trained": "with fake quantization" if trained else None,
     }
     return {f"{PREFIX}{name}": value for name, value in found.items() if value}
 
@@ -90,6 +92,7 @@ _WORDS = {
     "data": "calibrated on",
     "method": "method",
     "seed": "seed",
+    "trained": "trained",
 }
 
 

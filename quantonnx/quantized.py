@@ -32,7 +32,8 @@ class QuantizedModel:
 
     `bodies` are the bodies of If, Loop and Scan in the model, by their names, each quantized as a model of its own.
     `reference` is the model with the float results, where `model` has weights or biases that make up for rounding;
-    `weight_changes` tell what algorithms did to weights; `method` is the one that `auto` came to.
+    `weight_changes` tell what algorithms did to weights; `method` is the one that `auto` came to; it is `trained` where
+    training changed weights or numbers after calibration.
     """
 
     model: Model
@@ -46,6 +47,7 @@ class QuantizedModel:
     reference: Model | None = None
     weight_changes: tuple[LayerChange, ...] = ()
     method: RangeMethod | None = None
+    trained: bool = False
     bodies: Mapping[str, QuantizedModel] = field(default_factory=dict)
 
     @property
@@ -108,6 +110,7 @@ class QuantizedModel:
             sites=self.sites,
             data=self.data,
             automatic=self.method,
+            trained=self.trained,
         )
         return model
 

@@ -221,6 +221,11 @@ def test_another_type_for_the_whole_module(dtype, image):
     assert module(torch.randn(2, 4, 5, dtype=dtype)).dtype == dtype
 
 
+def test_sizes_never_wait_for_a_device():
+    module = from_onnx(parse(SIZES)).to("meta")
+    assert module(torch.randn(2, 4, 5, device="meta")).shape == (2, 5, 4)
+
+
 @pytest.mark.parametrize(("text", "shapes"), [(NETWORK, [(2, 3, 8, 8), (4, 3, 8, 8)]), (SIZES, [(2, 4, 5), (3, 4, 7)])])
 def test_compilers_see_one_graph_for_all_sizes(text, shapes):
     from torch._dynamo.testing import CompileCounterWithBackend
@@ -237,6 +242,16 @@ def test_compilers_see_one_graph_for_all_sizes(text, shapes):
 def test_wrong_inputs_are_told(network, image):
     with pytest.raises(DataError, match="got 2 tensors, expected the inputs"):
         network(image, image)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0", "resnet50"])
+def test_trained_networks_give_what_onnxruntime_gives(name):
+    sys.path.insert(0, str(BENCHMARKS))
+    import torch_coverage
+    from fetch_models import DEFAULT_CACHE, fetch
+
+    assert torch_coverage.show_model(fetch(name, Path(os.environ.get("QUANTONNX_CACHE", DEFAULT_CACHE))))
 
 
 @pytest.mark.real

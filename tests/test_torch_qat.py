@@ -131,6 +131,9 @@ def test_training_changes_numbers_and_nothing_else(graph: str) -> None:
     trained(module, feeds_of(proto))
     before, after = model.to_onnx(), to_onnx(module).to_onnx()
     assert after.SerializeToString() != before.SerializeToString()
+    assert after.metadata_props.pop() == onnx.StringStringEntryProto(
+        key="quantonnx.trained", value="with fake quantization"
+    )
     assert without_numbers(after) == without_numbers(before)
 
 

@@ -34,6 +34,8 @@ class BatchNormalization(nn.Module):
     ) -> Tensor | tuple[Tensor, ...]:
         """Returns the normalized values, of the shape of `x` [N, C, …]; the others are [C], or, as before opset 9, of
         one sample's shape."""
+        if mean.ndim == self.shown == 1:
+            return self._normalized(x, scale, bias, mean, variance)
         rows = x.flatten(1) if mean.ndim > 1 else x
         numbers = [value.flatten() for value in (scale, bias, mean, variance)]
         if self.shown > 1:

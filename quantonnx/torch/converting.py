@@ -16,6 +16,7 @@ from quantonnx.errors import ModelError
 from quantonnx.model import Model
 from quantonnx.torch.batch_norm import BatchNormalization
 from quantonnx.torch.codes import coded, passing_codes
+from quantonnx.torch.fusing import view_of, with_fusions
 from quantonnx.torch.graph_values import NO_LAYERS, Constants, GraphValues, Layers
 from quantonnx.torch.nesting import ADDERS
 from quantonnx.torch.node import Call, Kind, Node, NumberCall, Unsupported
@@ -70,7 +71,8 @@ class Converter(GraphValues):
         )
         inputs = tuple(value.name for value in self.model.graph.inputs)
         inputs = tuple(name for name in inputs if self.formal is None or name in self.formal)
-        return Program(inputs, outputs, with_drops(self.steps, {*outputs, *self.literals}), self.literals)
+        steps = with_fusions(self.steps, view_of(self.steps, outputs, self.number, self.shape))
+        return Program(inputs, outputs, with_drops(steps, {*outputs, *self.literals}), self.literals)
 
     def inner(self, node: gs.Node, attribute: str, kinds: Sequence[Kind] = ()) -> Converter:
         """Returns the converter of a body, done; `kinds` are those of its first inputs that are Python numbers."""
@@ -133,7 +135,7 @@ class Converter(GraphValues):
     def _emit_numbers(self, node: gs.Node, inputs: tuple[str, ...], call: NumberCall, outputs: tuple[str, ...]) -> None:
         for output in outputs:
             if output:
-                self.numbers[output] = Kind(call.dtype, call.rank)
+                self.numbers[output] = Kind(call.dtype, call.rank, length=call.length)
         if all(name in self.literals or not name for name in inputs) and len(outputs) == 1:
             values = [self.literals.get(name) for name in inputs]
             self.literals[outputs[0]] = call.function(*values, **call.settings)
@@ -173,11 +175,16 @@ class Converter(GraphValues):
         return name if call.takes_codes and name in self.codes else self.tensor(name)
 
     def _size(self, node: gs.Node, name: str, seen: Node) -> None:
-        of_numbers = name in self.numbers and name not in self.constants
+        kind = None if name in self.constants else self.kind(name)
         settings = {"start": seen.get("start", 0), "end": seen.get("end")} if node.op == "Shape" else {"count": True}
-        function = sizes_of_numbers if of_numbers else sizes_of
-        call = NumberCall(function, np.dtype(np.int64), 0 if node.op == "Size" else 1, settings)
-        self._emit_numbers(node, (name if of_numbers else self.tensor(name),), call, (node.outputs[0].name,))
+        rank = self.rank(node.inputs[0]) if kind is None else kind.rank
+        length = None if rank is None else len(range(rank)[settings.get("start", 0) : settings.get("end")])
+        function = sizes_of if kind is None else sizes_of_numbers
+        call = NumberCall(function, np.dtype(np.int64), 0 if node.op == "Size" else 1, settings, length)
+        output = node.outputs[0].name
+        self._emit_numbers(node, (self.tensor(name) if kind is None else name,), call, (output,))
+        if kind is not None and kind.rank == 1 and kind.length is not None:
+            self.literals[output] = sizes_of_numbers((0,) * kind.length, **settings)
 
     def _seen(self, node: gs.Node, names: list[str]) -> Node:
         attributes = {key: _attribute(value) for key, value in node.attrs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import onnx_graphsurgeon as gs
 import torch
 
 from quantonnx.model import Model
+from quantonnx.shapes import Shape, infer_shapes
 from quantonnx.torch.codes import as_integers
 from quantonnx.torch.dtypes import to_torch, torch_dtype
 from quantonnx.torch.node import Array, Kind
@@ -73,6 +75,7 @@ class GraphValues:
         self.borrowed = set(model.borrowed)
         self.formal: Collection[str] | None = None
         self._made: set[str] = set()
+        self._shapes: Mapping[str, Shape] | None = None
         self._given_by: dict[str, gs.Variable] = {}
 
     def find_constants(self) -> None:
@@ -129,7 +132,7 @@ class GraphValues:
         if constant is None or not fits_numbers(constant, floats=floats):
             return False
         values = load_array(constant)
-        self.numbers[name] = Kind(values.dtype, values.ndim)
+        self.numbers[name] = Kind(values.dtype, values.ndim, length=values.size if values.ndim else None)
         self.literals[f"{name} as numbers"] = from_array(values)
         return True
 
@@ -167,6 +170,35 @@ class GraphValues:
             trained = self.layers.constants[name][1] if name in self.layers.constants else is_weight(giver, values)
             self.states.add(known, to_torch(values), trained=trained)
         return known
+
+    def rank(self, value: gs.Tensor) -> int | None:
+        """Returns how many axes a value has, as the file tells it, or as follows from what it tells."""
+        if value.shape is None and self._shapes is None:
+            self._shapes = infer_shapes(self.model)
+        shape = value.shape if value.shape is not None else (self._shapes or {}).get(value.name)
+        return None if shape is None else len(shape)
+
+    def number(self, name: str) -> float | None:
+        """Returns the value of a constant that is one number."""
+        value = self.literals.get(name)
+        if isinstance(value, int | float):
+            return value
+        constant = self._constant(name)
+        return (
+            float(load_array(constant).reshape(())) if constant is not None and math.prod(constant.shape) == 1 else None
+        )
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Returns the shape of a constant."""
+        constant = self._constant(name)
+        return None if constant is None else tuple(constant.shape)
+
+    def _constant(self, name: str) -> gs.Constant | None:
+        """Returns the constant of a state."""
+        known = name.removeprefix(self.prefix)
+        if known in self.constants and known not in self.borrowed:
+            return self.constants[known] if name == self.prefix + known else None
+        return None if self.outer is None else self.outer._constant(name)
 
     def scalar(self, name: str) -> str:
         """Returns the name of a value as a Python number where it is one, else as a tensor."""

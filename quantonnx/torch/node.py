@@ -77,21 +77,24 @@ Translation = Callable[[Node], Call]
 
 
 class Kind(NamedTuple):
-    """Python numbers as a translation sees them: their type, rank (0, or 1 for a tuple), and value if it is fixed."""
+    """Python numbers as a translation sees them: their type and rank (0; 1 for a tuple, 2 for one of tuples); if they
+    are fixed, their value, and how long a tuple is."""
 
     dtype: np.dtype[Any]
     rank: int
     literal: Any = None
+    length: int | None = None
 
 
 @dataclass(frozen=True)
 class NumberCall:
-    """A function on Python numbers, and the type and rank (0, or 1 for a tuple) of what it returns."""
+    """A function on Python numbers, and what is known of what it returns, as in Kind."""
 
     function: Callable[..., Any]
     dtype: np.dtype[Any]
     rank: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    length: int | None = None
 
 
 def integers(value: Any) -> tuple[int, ...]:

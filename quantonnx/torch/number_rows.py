@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import MappingProxyType
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from torch import Tensor
 
-from quantonnx.torch.node import Array, Kind, Node, NumberCall
+from quantonnx.torch.node import Array
 from quantonnx.torch.symbolic import least, most
 
 _LONGEST, _LONGEST_OF_FLOATS = 64, 8
-_AXES_AS_INPUT, _SLICE_AS_INPUT = 13, 10
 
 
 def fits_numbers(constant: gs.Constant, *, floats: bool) -> bool:
@@ -61,6 +58,21 @@ def as_row(number: Any, *_: Any) -> Any:
 def as_number(row: Any, *_: Any) -> Any:
     """Returns the number of a row of one."""
     return row[0] if isinstance(row, tuple) else row
+
+
+def as_matrix(row: Any, _: Any = None, *, columns: int) -> Any:
+    """Returns a row cut into rows of that length."""
+    return tuple(row[start : start + columns] for start in range(0, len(row), columns))
+
+
+def flatten(matrix: Any, *_: Any) -> Any:
+    """Returns the rows of a matrix one after the other."""
+    return concat(*matrix)
+
+
+def transpose(matrix: Any) -> Any:
+    """Returns the columns of a matrix as rows."""
+    return tuple(zip(*matrix, strict=True))
 
 
 def unchanged(number: Any, *_: Any) -> Any:
@@ -134,121 +146,3 @@ def tile(row: Any, repeats: Any) -> Any:
 def number_range(start: Any, limit: Any, delta: Any) -> Any:
     """Returns the whole numbers from `start` to before `limit`."""
     return tuple(range(start, limit, delta))
-
-
-def _gather(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    values, indices = kinds[0], kinds[1]
-    if values is None or indices is None or values.rank != 1:
-        return None
-    return NumberCall(gather, values.dtype, indices.rank)
-
-
-def _concat(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first = kinds[0]
-    return NumberCall(concat, first.dtype, 1) if first and all(kind and kind.rank == 1 for kind in kinds) else None
-
-
-def _unsqueeze(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first = kinds[0]
-    axes = node.get("axes") if node.opset < _AXES_AS_INPUT else node.constants.get(1)
-    single = axes is not None and np.size(axes) == 1
-    return NumberCall(as_row, first.dtype, 1) if first and not first.rank and single else None
-
-
-def _squeeze(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first = kinds[0]
-    axes = node.get("axes") if node.opset < _AXES_AS_INPUT else node.constants.get(1)
-    return NumberCall(as_number, first.dtype, 0) if first and first.rank and axes is not None else None
-
-
-def _reshape(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first, shape = kinds[0], kinds[1]
-    if first is None or shape is None or not isinstance(shape.literal, tuple) or len(shape.literal) > 1:
-        return None
-    return NumberCall(as_row if shape.literal else as_number, first.dtype, len(shape.literal))
-
-
-def _slice(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first = kinds[0]
-    if first is None or first.rank != 1:
-        return None
-    if node.opset >= _SLICE_AS_INPUT:
-        return NumberCall(take_range, first.dtype, 1)
-    return NumberCall(take_range, first.dtype, 1, {name: tuple(node.get(name)) for name in ("starts", "ends")})
-
-
-def _split(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first = kinds[0]
-    if first is None or first.rank != 1:
-        return None
-    settings: dict[str, Any] = {"count": len(node.wanted)}
-    if node.opset < _AXES_AS_INPUT and node.get("split"):
-        settings["sizes"] = tuple(node.get("split"))
-    return NumberCall(split, first.dtype, 1, settings)
-
-
-def _same(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first = kinds[0]
-    return NumberCall(unchanged, first.dtype, first.rank) if first else None
-
-
-def _reduce(reduction: Callable[[Any], Any], node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first, kept = kinds[0], bool(node.get("keepdims", 1))
-    if first is None or first.rank != 1 or node.get("noop_with_empty_axes", 0):
-        return None
-    return NumberCall(reduce, first.dtype, int(kept), {"reduction": reduction, "kept": kept})
-
-
-def _filled(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    shape = kinds[0].literal if kinds[0] else None
-    value = np.asarray(node.get("value", np.zeros(1, np.float32)))
-    if not _is_short(shape) or (value.dtype.kind not in "bi" and value.dtype != np.float32):
-        return None
-    return NumberCall(filled, value.dtype, len(shape), {"value": value.reshape(-1)[0].item()})
-
-
-def _is_short(shape: Any) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(shape, tuple) and len(shape) <= 1 and math.prod(shape) <= _LONGEST
-
-
-def _expand(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first, shape = kinds[0], kinds[1].literal if kinds[1] else None
-    if first is None or not _is_short(shape):
-        return None
-    return NumberCall(expand, first.dtype, max(first.rank, len(shape)))
-
-
-def _tile(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    first, repeats = kinds[0], kinds[1].literal if kinds[1] else None
-    return NumberCall(tile, first.dtype, 1) if first and first.rank == 1 and _is_short(repeats) else None
-
-
-def _range(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
-    limits = [kind.literal for kind in kinds if kind]
-    if not all(isinstance(limit, int) for limit in limits) or not limits[2] or len(range(*limits)) > _LONGEST:
-        return None
-    return NumberCall(number_range, kinds[0].dtype, 1) if kinds[0] else None
-
-
-ROW_OPERATORS: Mapping[str, Callable[[Node, list[Kind | None]], NumberCall | None]] = MappingProxyType(
-    {
-        "Concat": _concat,
-        "ConstantOfShape": _filled,
-        "Expand": _expand,
-        "Gather": _gather,
-        "Identity": _same,
-        "Range": _range,
-        "ReduceMax": partial(_reduce, largest),
-        "ReduceMin": partial(_reduce, smallest),
-        "ReduceProd": partial(_reduce, multiply),
-        "ReduceSum": partial(_reduce, add_up),
-        "Reshape": _reshape,
-        "Slice": _slice,
-        "Split": _split,
-        "Squeeze": _squeeze,
-        "Tile": _tile,
-        "Transpose": _same,
-        "Unsqueeze": _unsqueeze,
-    }
-)
-"""By operator: what it does to rows of numbers, or None where its result is neither a number nor a row."""

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from quantonnx.torch.node import Kind, Node, NumberCall
-from quantonnx.torch.number_rows import ROW_OPERATORS
+from quantonnx.torch.row_operators import ROW_OPERATORS
 from quantonnx.torch.symbolic import least, most, sym_float, sym_int
 
 _SPLITTER = 2.0**29 + 1
 _FAR = 1e30
+_NUDGE = 1e-7
 
 
 def compute(*values: Any, operation: Callable[..., Any], rounded: bool) -> Any:
@@ -38,8 +39,9 @@ def _row(value: Any, length: int) -> tuple[Any, ...]:
 
 
 def to_float32(value: Any) -> Any:
-    """Returns a number as the nearest of 24 bits (Veltkamp's splitting: compilers see through products and sums)."""
-    if not -_FAR < value < _FAR:
+    """Returns a number as the nearest of 24 bits (Veltkamp's splitting); compilers, to whom sizes are symbols, get it
+    as it is."""
+    if torch.compiler.is_compiling() or not -_FAR < value < _FAR:
         return value
     high = value * _SPLITTER
     return high - (high - value)
@@ -67,14 +69,25 @@ def remainder(a: Any, b: Any, fmod: bool) -> Any:
     return a - b * divide(a, b) if fmod and not isinstance(a, float) else math.fmod(a, b) if fmod else a % b
 
 
+def nudged(a: Any) -> Any:
+    """Returns a number that was not rounded for a compiler so far up that it is not below a whole one that float32
+    would have made of it."""
+    return a + _NUDGE * abs(a) if torch.compiler.is_compiling() else a
+
+
+def truncate(a: Any) -> Any:
+    """Returns a float as an integer, towards zero."""
+    return sym_int(nudged(a))
+
+
 def floor(a: Any) -> Any:
     """Returns the next whole number below, as a float."""
-    return sym_float(math.floor(a))
+    return sym_float(math.floor(nudged(a)))
 
 
 def ceil(a: Any) -> Any:
     """Returns the next whole number above, as a float."""
-    return sym_float(math.ceil(a))
+    return sym_float(math.ceil(-nudged(-a)))
 
 
 def nearest(a: Any) -> Any:
@@ -136,12 +149,20 @@ def _cast(node: Node, kinds: list[Kind | None]) -> NumberCall | None:
         return _each(to_truth, kinds, dtype)
     if dtype.kind == "f":
         return _each(sym_float, kinds, dtype)
-    return _each(sym_int if from_float else operator.pos, kinds, dtype)
+    return _each(truncate if from_float else operator.pos, kinds, dtype)
 
 
 def _each(operation: Callable[..., Any], kinds: list[Kind | None], dtype: np.dtype[Any]) -> NumberCall:
     rank = max(kind.rank for kind in kinds if kind)
-    return NumberCall(compute, dtype, rank, {"operation": operation, "rounded": dtype == np.float32})
+    settings = {"operation": operation, "rounded": dtype == np.float32}
+    return NumberCall(compute, dtype, rank, settings, _length(kinds))
+
+
+def _length(kinds: list[Kind | None]) -> int | None:
+    """Returns how long a row is to which rows are broadcast."""
+    lengths = [kind.length for kind in kinds if kind and kind.rank]
+    longer = [length for length in lengths if length != 1]
+    return longer[0] if longer else 1 if lengths else None
 
 
 def _first(kinds: list[Kind | None]) -> Kind:

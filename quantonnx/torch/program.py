@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ FindLayer = Callable[[str], nn.Module]
 class Step:
     """One call: of `function`, or of the layer at the path `layer`; an input or output named "" is absent.
 
-    With `on_device` it gets the device as `device`, with `nested` also what finds layers as `find`.
+    With `on_device` it gets the device as `device`, with `nested` also what finds layers as `find`. `parts` are the
+    steps that it stands for, if several.
     """
 
     node: str
@@ -30,6 +31,7 @@ class Step:
     on_device: bool = False
     nested: bool = False
     drops: tuple[str, ...] = ()
+    parts: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Program:
         """Returns the outputs; `values` has inputs and states, and in the end the values in `kept` too."""
         values[""] = None
         values.update(self.literals)
-        for step in self.steps:
+        for step in _apart(self.steps, kept) if kept else self.steps:
             found = _result(step, values, find, device)
             if len(step.outputs) == 1:
                 values[step.outputs[0]] = found
@@ -60,6 +62,16 @@ class Program:
                 if name not in kept:
                     del values[name]
         return tuple(values[name] for name in self.outputs)
+
+
+def _apart(steps: Sequence[Step], kept: Collection[str]) -> Iterator[Step]:
+    """Yields the steps, those in parts that have a value to keep inside."""
+    for step in steps:
+        if any(name in kept for part in step.parts[:-1] for name in part.outputs):
+            yield from step.parts[:-1]
+            yield replace(step.parts[-1], drops=step.drops)
+        else:
+            yield step
 
 
 def _result(step: Step, values: Values, find: FindLayer, device: torch.device | None) -> Any:

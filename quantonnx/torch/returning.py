@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,16 +51,28 @@ def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model
     if original is not None and Model.read(original).digest != origin.model.digest:
         raise ModelError("the original is not the model that was quantized", "give that file, or leave it out")
     model = written(origin.model, _as_in_fused(origin, tensors))
-    return replace(origin.quantized, model=model, parameters=_parameters(trained, origin, model))
+    parameters = _parameters(trained, origin, model)
+    changed = _changed(origin.quantized, parameters) or model.fingerprint() != origin.model.fingerprint()
+    return replace(origin.quantized, model=model, parameters=parameters, trained=origin.quantized.trained or changed)
+
+
+def _changed(before: QuantizedModel, after: Mapping[Site, Parameters]) -> bool:
+    known = before.parameters or {}
+    return any(
+        not np.array_equal(known[site].scale, numbers.scale)
+        or not np.array_equal(known[site].zero_point, numbers.zero_point)
+        for site, numbers in after.items()
+    )
 
 
 def _as_in_fused(origin: QatOrigin, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the fused model: those of folds in their folded form."""
+    """The tensors of the fused model: those of folds in their folded form, where training has moved them."""
     found = dict(tensors)
     for living in origin.folds:
-        own = {value.name: value for value in living.values if value is not None}
-        arrays = {name: as_array(found.pop(name), load_array(value).dtype) for name, value in own.items()}
-        found |= {name: torch.from_numpy(array) for name, array in refolded(living, arrays).items()}
+        started = {value.name: load_array(value) for value in living.values if value is not None}
+        arrays: dict[str, Any] = {n: as_array(found.pop(n), before.dtype) for n, before in started.items()}
+        if any(not np.array_equal(arrays[name], before) for name, before in started.items()):
+            found |= {name: torch.from_numpy(array) for name, array in refolded(living, arrays).items()}
     return found
 
 
