@@ -4,7 +4,8 @@ r"""What an ordinary training loop with labels wins back at few bits, from an ON
 
 FASHION_FOLDER has the four idx files, CACHE the networks (`fetch_models.py fashion fashion_vit fashion_mobilenet_v3`).
 The loop is the one of any PyTorch user: cross-entropy with the labels and with the float model's answers, AdamW,
-batches of 128 training images. `distill` sees 512 of them without labels, 16 a step. Bits are those of weights and activations. One thread; seconds are of the processor.
+batches of 128 training images. `distill` sees 512 of them without labels, 16 a step. Bits are those of weights and
+activations. One thread; seconds are of the processor.
 """
 
 from __future__ import annotations
