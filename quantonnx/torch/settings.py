@@ -32,7 +32,7 @@ class Settings:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     bias_rate: float | None = None
     scale_rate: float | None = None
     optimizer: OptimizerName = "adamw"
