@@ -32,9 +32,9 @@ class Settings:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 8
-    learning_rate: float = 1e-3
-    bias_rate: float = 1e-3
-    scale_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    bias_rate: float = 2e-3
+    scale_rate: float = 2e-3
     optimizer: OptimizerName = "adamw"
     temperature: float = 1.0
     blocks_weight: float = 1.0
