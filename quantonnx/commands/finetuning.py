@@ -51,7 +51,7 @@ class TrainingOptions:
         typer.Option(
             "--learning-rate",
             metavar="RATE",
-            help="What a step changes at most, as a part of each weight tensor's size.",
+            help="What a step changes at most, as a part of each tensor: 0.002.",
             rich_help_panel=_TRAINING,
         ),
     ] = None

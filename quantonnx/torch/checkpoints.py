@@ -6,6 +6,7 @@ What is in such a file is read without running anything of it (`weights_only`).
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class Checkpoint:
 
     def _read(self) -> Any:
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is odd about another file
+                return torch.load(self.path, map_location="cpu", weights_only=True)
         except MemoryError:
             raise
         except Exception as error:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from quantonnx.errors import ConfigError
 from quantonnx.torch.objectives import Fidelity
-from quantonnx.torch.optimizing import OptimizerName
+from quantonnx.torch.optimizing import OptimizerName, Rates
 
 Augmentation = Literal["none", "flip", "shift"]
 
@@ -21,11 +21,11 @@ class Settings:
 
     A step is taken on `batch_size` samples. Rates are peaks of a cosine schedule after a linear rise over the part
     `warm_up` of it, as parts of the root mean square of each tensor at the start: `learning_rate` is that of weights,
-    `bias_rate` of what has one axis, `scale_rate` of learned scales and zero points. `clip` is the largest norm of all
-    gradients. `temperature` is that of the softmax of class scores, `blocks_weight` what the error of values inside
-    counts beside that of the outputs. `augment` mirrors images at random (`flip`), and moves them too (`shift`).
-    Up to the part `batchnorm_until`, batch normalizations have the statistics of each batch; by default never. Raises
-    ConfigError for values that make no sense.
+    `bias_rate` of what has one axis, `scale_rate` of learned scales and zero points; both are the same by default.
+    `clip` is the largest norm of all gradients, `temperature` that of the softmax of class scores, `blocks_weight` what
+    the error of values inside counts beside that of the outputs. `augment` mirrors images at random (`flip`), and moves
+    them too (`shift`). Up to the part `batchnorm_until`, batch normalizations have the statistics of each batch; by
+    default never. Raises ConfigError for values that make no sense.
     """
 
     epochs: int | None = None
@@ -33,8 +33,8 @@ class Settings:
     minutes: float | None = None
     batch_size: int = 8
     learning_rate: float = 2e-3
-    bias_rate: float = 2e-3
-    scale_rate: float = 2e-3
+    bias_rate: float | None = None
+    scale_rate: float | None = None
     optimizer: OptimizerName = "adamw"
     temperature: float = 1.0
     blocks_weight: float = 1.0
@@ -48,13 +48,19 @@ class Settings:
         for name, value in asdict(self).items():
             if name in _POSITIVE and value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}, expected more than 0")
-            if name.endswith(("_rate", "_weight")) and not value >= 0:
+            if name.endswith(("_rate", "_weight")) and value is not None and not value >= 0:
                 raise ConfigError(f"{name} is {value}, expected 0 or more")
             if name in _FRACTIONS and not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}, expected a part between 0 and 1")
         for name, known in (("optimizer", ("adamw", "sgd")), ("augment", ("none", "flip", "shift"))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", f"known are {', '.join(known)}")
+
+    @property
+    def rates(self) -> Rates:
+        """The peak rates of all that is trained."""
+        others = (self.learning_rate if rate is None else rate for rate in (self.bias_rate, self.scale_rate))
+        return Rates(self.learning_rate, *others)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from quantonnx.torch.batches import Batch, Kept, Unit, augmented, joined, on_dev
 from quantonnx.torch.checkpoints import Checkpoint, State, digest_of, digest_of_tensors
 from quantonnx.torch.holding import evaluating, hold_out
 from quantonnx.torch.objectives import Fidelity, blocks_loss, output_loss
-from quantonnx.torch.optimizing import Rates, make_optimizer, rate_factor, set_rate
+from quantonnx.torch.optimizing import make_optimizer, rate_factor, set_rate
 from quantonnx.torch.settings import Distilled, Settings
 from quantonnx.torch.viewing import Teacher, block_names, check_blocks, view
 
@@ -47,8 +47,7 @@ class Training:
         source = open_batches(loader, student, settings.batch_size)
         self.source, self.held = hold_out(source, evaluation, student, self.teacher, settings.batch_size)
         self.teacher.remember(self.source, changes=settings.augment != "none")
-        rates = Rates(settings.learning_rate, settings.bias_rate, settings.scale_rate)
-        self.optimizer = make_optimizer(student, rates, settings.optimizer)
+        self.optimizer = make_optimizer(student, settings.rates, settings.optimizer)
         self.step = self.epoch = self.at = self.best_step = 0
         self.seconds = 0.0
         self.losses: list[float] = []
