@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,6 +14,7 @@ from torch_node_cases import node_cases, outcome  # noqa: E402
 
 from quantonnx.errors import ModelError  # noqa: E402
 from quantonnx.torch import from_onnx  # noqa: E402
+from quantonnx.torch.nesting import ADDERS  # noqa: E402
 from quantonnx.torch.operators import (  # noqa: E402
     OPERATORS,
     activation,
@@ -101,3 +104,10 @@ def test_all_operators_without_a_translation_are_told_at_once():
     two (float[2,2] x) => (float d, float[2,2] y) { d = own.Other (x) y = own.Thing (x) z = own.Thing (y) }"""
     with pytest.raises(ModelError, match=r"no translation for own\.Other at 1 node.*own\.Thing at 2 node"):
         from_onnx(onnx.parser.parse_model(text))
+
+
+def test_the_table_of_operators_is_whole():
+    text = (Path(__file__).parents[1] / "docs" / "torch_operators.md").read_text()
+    table = text[text.index("## Operators") :]
+    told = {row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")} - {"operator"}
+    assert told == {*OPERATORS, *ADDERS, "BatchNormalization", "Constant", "Shape", "Size"}

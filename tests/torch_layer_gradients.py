@@ -22,6 +22,11 @@ CONVOLUTION = [
     ),
     GradientCase('y = ConvTranspose <strides = [2, 2], auto_pad = "SAME_LOWER"> (a, b)', (_IMAGE, (4, 2, 3, 3))),
     GradientCase(
+        "y = Col2Im <strides = [2, 1], pads = [1, 0, 0, 1]> (a, i, k)",
+        ((1, 12, 20),),
+        "int64[2] i = {7, 6}, int64[2] k = {2, 3}",
+    ),
+    GradientCase(
         "y = DeformConv <group = 2, offset_group = 2, pads = [1, 0, 1, 0], kernel_shape = [3, 2]> (a, b, c, d, e)",
         (_IMAGE, (2, 2, 3, 2), (1, 24, 5, 5), (2,), (1, 12, 5, 5)),
     ),

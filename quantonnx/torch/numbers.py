@@ -51,7 +51,9 @@ def divide(a: Any, b: Any) -> Any:
     """Returns a ∕ b; of whole numbers without the rest, towards zero."""
     if isinstance(a, float | torch.SymFloat):
         return a / b if b else math.copysign(math.inf, a) if a else math.nan
-    return a // b if (a >= 0) == (b > 0) else -(-a // b)
+    if b < 0:
+        a, b = -a, -b
+    return a // b if a >= 0 else -(-a // b)
 
 
 def power(a: Any, b: Any) -> Any:
@@ -108,6 +110,11 @@ def both(a: Any, b: Any) -> Any:
 def either(a: Any, b: Any) -> Any:
     """Returns true where one of both holds."""
     return bool(a or b)
+
+
+def one_only(a: Any, b: Any) -> Any:
+    """Returns true where one of both holds and the other does not."""
+    return bool(a) != bool(b)
 
 
 def total(*values: Any) -> Any:
@@ -203,7 +210,7 @@ _COMPARED: dict[str, Callable[..., Any]] = {
     "LessOrEqual": operator.le,
     "Not": operator.not_,
     "Or": either,
-    "Xor": operator.ne,
+    "Xor": one_only,
 }
 
 NUMBER_OPERATORS: Mapping[str, Callable[[Node, list[Kind | None]], NumberCall | None]] = MappingProxyType(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quantonnx.torch.node import Call, Node, Translation, Unsupported
+from quantonnx.torch.node import Call, Node, Translation, Unsupported, integers
 from quantonnx.torch.operators.windows import Pads, Windows, even, halves, padded
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -53,6 +55,20 @@ def convolve_transposed(
     return found if bias is None else found + bias.reshape(-1, *(1,) * rank)
 
 
+def fold(x: Tensor, image: Any, block: Any, windows: Windows) -> Tensor:
+    """Returns an image of these sizes, each value the sum of those of x [N, C · block, places] that lie there."""
+    sizes, kernel = integers(image), integers(block)
+    rank, taps = len(kernel), math.prod(kernel)
+    padding = windows.padding(sizes, kernel)
+    counts, channels = windows.counts(sizes, kernel, padding), x.shape[1] // taps
+    ones = torch.eye(taps, dtype=x.dtype, device=x.device).reshape(taps, 1, *kernel)
+    steps, spacings = windows.steps(rank), windows.spacings(rank)
+    rows, weight = x.reshape(x.shape[0], -1, *counts), ones.repeat(channels, 1, *(1,) * rank)
+    whole = _TRANSPOSED[rank](rows, weight, None, steps, 0, 0, channels, spacings)
+    each = zip(sizes, whole.shape[2:], padding, strict=True)
+    return padded(whole, tuple((-first, size + first - found) for size, found, (first, _) in each))
+
+
 def _cut_off(
     given: Sequence[int], kernel: Sequence[int], windows: Windows, extra: Sequence[int], sizes: Sequence[int]
 ) -> Pads:
@@ -82,4 +98,12 @@ def _convolve_transposed(node: Node) -> Call:
     return Call(convolve_transposed, (0, 1, 2), settings)
 
 
-OPERATORS: dict[str, Translation] = {"Conv": _convolve, "ConvTranspose": _convolve_transposed}
+def _fold(node: Node) -> Call:
+    return Call(fold, (0, 1, 2), {"windows": Windows.of(node)}, numbers=frozenset({1, 2}))
+
+
+OPERATORS: dict[str, Translation] = {
+    "Conv": _convolve,
+    "ConvTranspose": _convolve_transposed,
+    "Col2Im": _fold,
+}
