@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 from quantonnx.calibration.feeds import InputSpec  # noqa: E402
 from quantonnx.calibration.samples import open_samples  # noqa: E402
 from quantonnx.errors import ConfigError, DataError, ModelError, OutputError  # noqa: E402
-from quantonnx.torch import batches  # noqa: E402
+from quantonnx.torch import augmenting, batches  # noqa: E402
 from quantonnx.torch.distillation import distill  # noqa: E402
 from quantonnx.torch.objectives import normalised_error, output_loss  # noqa: E402
 
@@ -309,13 +309,16 @@ def test_a_network_of_integers_teaches_nothing() -> None:
 def test_images_are_mirrored_and_moved() -> None:
     image = torch.arange(64.0).reshape(1, 1, 8, 8).expand(200, 1, 8, 8)
     generator = torch.Generator().manual_seed(0)
-    flipped = batches.augmented((image,), "flip", generator)[0]
+    flipped = augmenting.augmented((image,), "flip", generator)[0]
     same = (flipped == image).flatten(1).all(1)
     mirrored = (flipped == image.flip(3)).flatten(1).all(1)
     assert (same ^ mirrored).all()
     assert 60 < int(same.sum()) < 140
-    moved = batches.augmented((image,), "shift", generator)[0]
+    moved = augmenting.augmented((image,), "shift", generator)[0]
     assert moved.shape == image.shape
     assert len({tuple(each.flatten().tolist()) for each in moved}) == 2 * 3 * 3
+    mixed = augmenting.augmented((torch.rand(50, 3, 8, 8, generator=generator),), "mix", generator)[0]
+    assert mixed.shape == (50, 3, 8, 8)
+    assert 0 <= mixed.min() <= mixed.max() <= 1
     tokens = torch.ones(2, 5, dtype=torch.int64)
-    assert batches.augmented({"ids": tokens}, "shift", generator)["ids"] is tokens
+    assert augmenting.augmented({"ids": tokens}, "shift", generator)["ids"] is tokens

@@ -57,7 +57,9 @@ class TrainingOptions:
     ] = None
     augment: Annotated[
         str | None,
-        typer.Option("--augment", metavar="WAY", help="Vary images: none, flip or shift.", rich_help_panel=_TRAINING),
+        typer.Option(
+            "--augment", metavar="WAY", help="Vary images: none, flip, shift or mix.", rich_help_panel=_TRAINING
+        ),
     ] = None
     seed: Annotated[int, typer.Option("--seed", help="Of shuffling and varying.", rich_help_panel=_TRAINING)] = 0
     checkpoint: Annotated[

@@ -163,7 +163,7 @@ def rows_of(batch: Batch) -> list[Batch]:
     count = rows_in(batch)
     if any(value.ndim == 0 or len(value) != count for value in tensors_in(batch)):
         return [batch]
-    return [_mapped(batch, lambda value, at=at: value[at : at + 1]) for at in range(count)]
+    return [mapped(batch, lambda value, at=at: value[at : at + 1]) for at in range(count)]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -178,10 +178,11 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """Returns a batch on a device."""
-    return _mapped(batch, lambda value: value.to(device, non_blocking=True))
+    return mapped(batch, lambda value: value.to(device, non_blocking=True))
 
 
-def _mapped(batch: Batch, function: Any) -> Batch:
+def mapped(batch: Batch, function: Any) -> Batch:
+    """Returns a batch of what a function makes of each tensor."""
     if isinstance(batch, dict):
         return {name: function(value) for name, value in batch.items()}
     return tuple(function(value) for value in batch)
@@ -190,30 +191,3 @@ def _mapped(batch: Batch, function: Any) -> Batch:
 def _alike(units: Sequence[Batch]) -> bool:
     shapes = {tuple(value.shape for value in tensors_in(unit)) for unit in units}
     return len(shapes) == 1 and all(shape and shape[0] == 1 for shape in next(iter(shapes)))
-
-
-def augmented(batch: Batch, way: str, generator: torch.Generator) -> Batch:
-    """Returns a batch in which images, values of four axes, are mirrored with a chance of one half (`flip`), and
-    moved by up to an eighth of their sides too (`shift`), their edges mirrored outwards."""
-    if way == "none":
-        return batch
-    return _mapped(batch, lambda value: _augmented(value, way, generator))
-
-
-def _augmented(images: Tensor, way: str, generator: torch.Generator) -> Tensor:
-    if images.ndim != 4 or not images.is_floating_point():
-        return images
-    across = 2 if images.shape[3] <= 4 < images.shape[1] else 3  # channels last, or first
-    mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(mirrored, images.flip(across), images)
-    return images if way == "flip" else torch.stack([_moved(image, across - 1, generator) for image in images])
-
-
-def _moved(image: Tensor, across: int, generator: torch.Generator) -> Tensor:
-    for axis in (across - 1, across):
-        size = image.shape[axis]
-        reach = min(size // 8, size - 1)
-        by = int(torch.randint(-reach, reach + 1, (), generator=generator))
-        index = torch.arange(size).add(by).abs()
-        image = image.index_select(axis, torch.where(index < size, index, 2 * (size - 1) - index))
-    return image

@@ -9,7 +9,7 @@ from quantonnx.errors import ConfigError
 from quantonnx.torch.objectives import Fidelity
 from quantonnx.torch.optimizing import OptimizerName, Rates
 
-Augmentation = Literal["none", "flip", "shift"]
+Augmentation = Literal["none", "flip", "shift", "mix"]
 
 _FRACTIONS = ("warm_up", "batchnorm_until")
 _POSITIVE = ("epochs", "steps", "minutes", "batch_size", "temperature", "clip")
@@ -24,7 +24,7 @@ class Settings:
     `bias_rate` of what has one axis, `scale_rate` of learned scales and zero points; both are the same by default.
     `clip` is the largest norm of all gradients, `temperature` that of the softmax of class scores, `blocks_weight` what
     the error of values inside counts beside that of the outputs. `augment` mirrors images at random (`flip`), and moves
-    them too (`shift`). Up to the part `batchnorm_until`, batch normalizations have the statistics of each batch; by
+    them too (`shift`), or shows parts of them, some mixed with others (`mix`). Up to the part `batchnorm_until`, batch normalizations have the statistics of each batch; by
     default never. Raises ConfigError for values that make no sense.
     """
 
@@ -52,7 +52,7 @@ class Settings:
                 raise ConfigError(f"{name} is {value}, expected 0 or more")
             if name in _FRACTIONS and not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}, expected a part between 0 and 1")
-        for name, known in (("optimizer", ("adamw", "sgd")), ("augment", ("none", "flip", "shift"))):
+        for name, known in (("optimizer", ("adamw", "sgd")), ("augment", ("none", "flip", "shift", "mix"))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", f"known are {', '.join(known)}")
 

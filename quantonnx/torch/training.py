@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from quantonnx.calibration.feeds import Progress
-from quantonnx.torch.batches import Batch, Kept, Unit, augmented, joined, on_device, open_batches, rows_in, tensors_in
+from quantonnx.torch.augmenting import augmented
+from quantonnx.torch.batches import Batch, Kept, Unit, joined, on_device, open_batches, rows_in, tensors_in
 from quantonnx.torch.checkpoints import Checkpoint, State, digest_of, digest_of_tensors
 from quantonnx.torch.holding import evaluating, hold_out
 from quantonnx.torch.objectives import Fidelity, blocks_loss, output_loss
