@@ -24,8 +24,8 @@ class Settings:
     `bias_rate` of what has one axis, `scale_rate` of learned scales and zero points; both are the same by default.
     `clip` is the largest norm of all gradients, `temperature` that of the softmax of class scores, `blocks_weight` what
     the error of values inside counts beside that of the outputs. `augment` mirrors images at random (`flip`), and moves
-    them too (`shift`), or shows parts of them, some mixed with others (`mix`). Up to the part `batchnorm_until`, batch normalizations have the statistics of each batch; by
-    default never. Raises ConfigError for values that make no sense.
+    them too (`shift`), or shows parts of them, some mixed with others (`mix`). Up to the part `batchnorm_until`, batch
+    normalizations have the statistics of each batch; by default never. Raises ConfigError for values that make no sense.
     """
 
     epochs: int | None = None
