@@ -89,8 +89,9 @@ class TrainingOptions:
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.epochs is not None or self.minutes is None:
             settings["epochs"] = self.epochs or DEFAULT_EPOCHS
+        settings["seed"] = self.seed
         Settings(**settings)
-        return settings | {"seed": self.seed}
+        return settings
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def _train(
             **training.settings(),
         )
         stage.detail = f"{report.steps} steps{_told(report)}"
+    if report.diverged:
+        run.note(f"training came to no finite loss in step {report.steps} and was ended: try a lower --learning-rate")
     if report.best_step == 0:
         run.note(
             "training did not come nearer to the float model on samples that were held out: the file is as `quantize` "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.errors import DataError
+from quantonnx.torch.examples import unwrapped
 
 Batch = dict[str, Tensor] | tuple[Tensor, ...]
 
@@ -82,6 +83,7 @@ class Streamed:
 def open_batches(loader: Any, module: nn.Module, batch_size: int) -> Kept | Streamed:
     """Returns what to train on. Samples are kept as single ones; lists, and what can be read but once, as the batches
     that they hold; all else is iterated in every epoch, so that what it changes at random does change."""
+    module = unwrapped(module)
     names = tuple(getattr(module, "input_names", ()))
     if isinstance(loader, (str, os.PathLike, np.ndarray, Tensor, Mapping)):
         loader = _samples(loader, module)

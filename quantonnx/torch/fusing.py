@@ -46,8 +46,8 @@ class View:
         return step if found and self.reads[name] == 1 else None
 
     def is_number(self, name: str, value: float) -> bool:
-        """True for a constant that is that number, as far as an export rounds."""
-        found = self.number(name)
+        """True for a constant that is that number, as far as an export rounds, and adds no axis."""
+        found = self.number(name) if len(self.constant_shape(name) or ()) < 2 else None
         return found is not None and abs(found - value) <= _CLOSE * abs(value)
 
     def constant_shape(self, name: str) -> Shape | None:

@@ -17,6 +17,9 @@ OptimizerName = Literal["adamw", "sgd"]
 
 _SMALLEST_SIZE = 1e-3
 
+_EPS_OF_HALVES = 1e-4
+"""AdamW's own, 1e-8, is 0 in float16."""
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -46,7 +49,8 @@ def _groups(student: nn.Module, rates: Rates) -> Iterator[dict[str, Any]]:
             rate = rates.weights if parameter.ndim > 1 else rates.biases
             size = float(parameter.detach().float().square().mean().sqrt())
         if rate > 0 and parameter.requires_grad:
-            yield {"params": [parameter], "lr": 0.0, "peak": rate * max(size, _SMALLEST_SIZE)}
+            group = {"params": [parameter], "lr": 0.0, "peak": rate * max(size, _SMALLEST_SIZE)}
+            yield group | ({"eps": _EPS_OF_HALVES} if parameter.dtype == torch.float16 else {})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -7,17 +7,20 @@ from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor
 
+from quantonnx.batch_norm_folds import BatchNormFold
 from quantonnx.errors import ModelError
 from quantonnx.formats import Parameters
-from quantonnx.model import Model
+from quantonnx.model import Model, constant
 from quantonnx.quantized import QuantizedModel
 from quantonnx.reading import Source
 from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
-from quantonnx.torch.living_folds import refolded
+from quantonnx.torch.examples import unwrapped
+from quantonnx.torch.living_folds import LivingFold, refolded
 from quantonnx.torch.module import OnnxModule
 from quantonnx.torch.preparing import QatModule, QatOrigin
 from quantonnx.torch.states import tensors_at
@@ -43,7 +46,10 @@ def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model
     and zero points; `original`, where given, must be the float model that was quantized. Both have `save(path)`.
     Raises ModelError where names or shapes do not fit.
     """
-    trained = getattr(module, "module", module)  # of DataParallel and DistributedDataParallel
+    trained = unwrapped(module)
+    if not isinstance(trained, OnnxModule):
+        found = type(trained).__name__
+        raise ModelError(f"the module is a {found}, which came from no ONNX file", "use quantonnx.torch.export")
     tensors = dict(tensors_at(trained, trained._paths))
     origin = trained.origin
     if not isinstance(origin, QatOrigin):
@@ -51,6 +57,7 @@ def to_onnx(module: OnnxModule, original: Source | Model | None = None) -> Model
     if original is not None and Model.read(original).digest != origin.model.digest:
         raise ModelError("the original is not the model that was quantized", "give that file, or leave it out")
     model = written(origin.model, _as_in_fused(origin, tensors))
+    model.folds |= {living.name: _as_trained(living, tensors) for living in origin.folds}
     parameters = _parameters(trained, origin, model)
     changed = _changed(origin.quantized, parameters) or model.fingerprint() != origin.model.fingerprint()
     return replace(origin.quantized, model=model, parameters=parameters, trained=origin.quantized.trained or changed)
@@ -74,6 +81,18 @@ def _as_in_fused(origin: QatOrigin, tensors: dict[str, Tensor]) -> dict[str, Ten
         if any(not np.array_equal(arrays[name], before) for name, before in started.items()):
             found |= {name: torch.from_numpy(array) for name, array in refolded(living, arrays).items()}
     return found
+
+
+def _as_trained(living: LivingFold, tensors: dict[str, Tensor]) -> BatchNormFold:
+    """The fold with the constants of today, from which further training starts."""
+    values = [None if value is None else _constant(value, tensors[value.name]) for value in living.values]
+    weight, bias, gamma, beta, mean, variance = values
+    return replace(living.fold, weight=weight, bias=bias, gamma=gamma, beta=beta, mean=mean, variance=variance)
+
+
+def _constant(known: gs.Constant, tensor: Tensor) -> gs.Constant:
+    values = as_array(tensor, load_array(known).dtype)
+    return known if values is None else constant(known.name, values)
 
 
 def _parameters(module: OnnxModule, origin: QatOrigin, model: Model) -> dict[Site, Parameters]:

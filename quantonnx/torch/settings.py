@@ -12,6 +12,7 @@ from quantonnx.torch.optimizing import OptimizerName, Rates
 Augmentation = Literal["none", "flip", "shift", "mix"]
 
 _FRACTIONS = ("warm_up", "batchnorm_until")
+_SEEDS = 1 << 31
 _POSITIVE = ("epochs", "steps", "minutes", "batch_size", "temperature", "clip")
 
 
@@ -25,7 +26,7 @@ class Settings:
     `clip` is the largest norm of all gradients, `temperature` that of the softmax of class scores, `blocks_weight` what
     the error of values inside counts beside that of the outputs. `augment` mirrors images at random (`flip`), and moves
     them too (`shift`), or shows parts of them, some mixed with others (`mix`). Up to the part `batchnorm_until`, batch
-    normalizations have the statistics of each batch; by default never. Raises ConfigError for values that make no sense.
+    normalizations have the statistics of each batch; by default never. Raises ConfigError for what makes no sense.
     """
 
     epochs: int | None = None
@@ -52,6 +53,8 @@ class Settings:
                 raise ConfigError(f"{name} is {value}, expected 0 or more")
             if name in _FRACTIONS and not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}, expected a part between 0 and 1")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed is {self.seed}, expected a number from 0 to {_SEEDS - 1}")
         for name, known in (("optimizer", ("adamw", "sgd")), ("augment", ("none", "flip", "shift", "mix"))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", f"known are {', '.join(known)}")

@@ -39,20 +39,31 @@ _FIXED = {
 }
 """Inputs that are no weights, by operator."""
 
+_OF_LAYERS = {"Conv": {1, 2}, "ConvTranspose": {1, 2}, "Gemm": {1, 2}, "MatMul": {1}, "PRelu": {1}}
+"""Inputs that are weights also where they are a single number."""
+
 _LARGEST = 1e4
 """Additive masks hold −1e9 and the like in the place of −∞; no weight is so large."""
 
 
 def is_weight(constant: gs.Tensor, values: Array) -> bool:
-    """True for float values, more than one, that some operator multiplies, adds or looks up.
+    """True for float values that some operator multiplies, adds or looks up; for one number, where it is a layer's own.
 
     Running statistics, bounds, exponents, masks and the numbers of Q/DQ pairs are none.
     """
-    if str(values.dtype.name) not in FLOATS or values.size < 2:
+    readers = list(_readers(constant))
+    if values.dtype.name not in FLOATS or any(is_statistic(node, index) for node, index in readers):
         return False
+    if values.size < 2:
+        return any(index in _OF_LAYERS.get(node.op, ()) for node, index in readers)
     if not np.isfinite(values).all() or np.abs(values).max() >= _LARGEST:
         return False
-    return any(index not in _FIXED.get(node.op, ()) for node, index in _readers(constant))
+    return any(index not in _FIXED.get(node.op, ()) for node, index in readers)
+
+
+def is_statistic(node: gs.Node, index: int) -> bool:
+    """True where a normalization reads its running mean or variance, which it moves itself."""
+    return node.op == "BatchNormalization" and index in _FIXED["BatchNormalization"]
 
 
 def _readers(value: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:

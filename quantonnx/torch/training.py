@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -20,7 +21,7 @@ from quantonnx.torch.holding import evaluating, hold_out
 from quantonnx.torch.objectives import Fidelity, blocks_loss, output_loss
 from quantonnx.torch.optimizing import make_optimizer, rate_factor, set_rate
 from quantonnx.torch.settings import Distilled, Settings
-from quantonnx.torch.viewing import Teacher, block_names, check_blocks, view
+from quantonnx.torch.viewing import Teacher, block_names, check_blocks, comparable, view
 
 _MEASUREMENTS = 8
 _BETWEEN_CHECKPOINTS = 30.0
@@ -46,10 +47,14 @@ class Training:
         self.blocks = block_names(student, teacher, blocks if settings.blocks_weight else None)
         self.teacher = Teacher(teacher.to(self.device).eval(), self.blocks, self.device)
         source = open_batches(loader, student, settings.batch_size)
+        if blocks == "auto" and isinstance(source, Kept):
+            self.blocks = comparable(self.blocks, student, self.teacher, source.units[0].batch)
+            self.teacher = Teacher(self.teacher.module, self.blocks, self.device)
         self.source, self.held = hold_out(source, evaluation, student, self.teacher, settings.batch_size)
         self.teacher.remember(self.source, changes=settings.augment != "none")
         self.optimizer = make_optimizer(student, settings.rates, settings.optimizer)
         self.step = self.epoch = self.at = self.best_step = 0
+        self.length = len(self.source)
         self.seconds = 0.0
         self.losses: list[float] = []
         self.measured: list[Fidelity] = []
@@ -104,11 +109,12 @@ class Training:
 
     def _train(self, file: Checkpoint | None, progress: Progress | None) -> None:
         started, saved, pause = time.monotonic() - self.seconds, time.monotonic(), _BETWEEN_CHECKPOINTS
+        measured = True
         for units in self._steps():
-            due = math.floor(self._progress() * _MEASUREMENTS)
             self._learn(units)
             self.seconds = time.monotonic() - started
-            if math.floor(self._progress() * _MEASUREMENTS) > due:
+            measured = math.floor(self._progress() * _MEASUREMENTS) > len(self.measured)
+            if measured:
                 self._measure()
             now = time.monotonic()
             if file is not None and (now - saved > pause or self._progress() >= 1):
@@ -117,20 +123,23 @@ class Training:
                 pause = max(_BETWEEN_CHECKPOINTS, (saved - now) / _CHECKPOINTS_PART)
             if progress is not None:
                 progress(*self._done())
+        if not measured:  # a loader that does not tell its length has come to its end
+            self._measure()
+            if file is not None:
+                file.save(self._state())
 
     def _progress(self) -> float:
         """How far training has come, in 0..1, by the limit that is over first."""
         limits = self.settings
         parts = [self.step / limits.steps] if limits.steps else []
         if limits.epochs:
-            length = len(self.source)
-            parts.append((self.epoch + (self.at / length if length else 0)) / limits.epochs)
+            parts.append((self.epoch + (self.at / self.length if self.length else 0)) / limits.epochs)
         if limits.minutes:
             parts.append(self.seconds / (60 * limits.minutes))
         return min(1.0, max(parts))
 
     def _done(self) -> tuple[int, int | None]:
-        limits, length = self.settings, len(self.source)
+        limits, length = self.settings, self.length
         totals = [limits.steps] if limits.steps else []
         if limits.epochs and length:
             totals.append(limits.epochs * length)
@@ -142,13 +151,16 @@ class Training:
         """Yields what each step trains on, from where training stands."""
         while self._progress() < 1:
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-            for units in islice(self.source.epoch(generator), self.at, None):
-                if self._random is not None:
-                    torch.set_rng_state(self._random)
-                    self._random = None
+            batches = self.source.epoch(generator)
+            deque(islice(batches, self.at), 0)
+            if self._random is not None and self.at:
+                torch.set_rng_state(self._random)
+            self._random = None
+            for units in batches:
                 yield units
                 if self.diverged or self._progress() >= 1:
                     return
+            self.length = self.length or self.at
             self.epoch, self.at = self.epoch + 1, 0
 
     def _learn(self, units: Sequence[Unit]) -> None:
@@ -236,7 +248,7 @@ class Training:
             setattr(self, name, state[name])
 
 
-_COUNTS = ("step", "epoch", "at", "best_step", "seconds", "diverged")
+_COUNTS = ("step", "epoch", "at", "length", "best_step", "seconds", "diverged")
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from quantonnx.errors import ConfigError
+from quantonnx.preparation import steps_of
 from quantonnx.torch.batches import Batch, Kept, Streamed, Unit, on_device, rows_in
+from quantonnx.torch.module import from_onnx
+from quantonnx.torch.objectives import normalised_error
 
 LARGEST_REMEMBERED = 1 << 30
 """Bytes of a teacher's values that are remembered."""
 
 _FEWEST_ADDITIONS = 2
 _MOST_BLOCKS = 16
+_LARGEST_DIFFERENCE = 1e-3
+"""Of values that are the same in both networks, as a part of their energy."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,25 @@ def _values_of(module: nn.Module) -> set[str]:
 def _graph_of(module: nn.Module) -> Any:
     origin = getattr(module, "origin", None)
     return None if origin is None else origin.model.graph
+
+
+def comparable(names: Sequence[str], student: nn.Module, teacher: Teacher, batch: Batch) -> tuple[str, ...]:
+    """Returns the values that have the same meaning in both modules: a recipe may have rescaled others."""
+    origin = getattr(student, "origin", None)
+    quantized = getattr(origin, "quantized", None)
+    if not names or quantized is None or not steps_of(quantized.config, quantized.matches.target):
+        return tuple(names)
+    prepared = from_onnx(quantized.reference or quantized.model).to(teacher.device)
+    with torch.no_grad():
+        found = view(prepared, on_device(batch, teacher.device), names)
+    wanted = teacher.ask(batch)
+    return tuple(name for name in names if _alike(found.inside[name], wanted.inside[name]))
+
+
+def _alike(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape or not wanted.is_floating_point():
+        return False
+    return float(normalised_error(found, wanted)) <= _LARGEST_DIFFERENCE
 
 
 def check_blocks(student: View, teacher: View) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 
+from quantonnx.bodies import open_bodies, put_back
 from quantonnx.errors import ModelError
 from quantonnx.model import Model, constant
 from quantonnx.torch.node import Array
@@ -21,16 +22,34 @@ def written(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     Raises ModelError where the model has no constant for a parameter, or one of another shape.
     """
     made = model.copy()
-    known = dict(_constants(made.graph.nodes))
-    missing = [name for name, tensor in tensors.items() if name not in known and isinstance(tensor, nn.Parameter)]
+    known = {name: value for name, value in made.tensors().items() if isinstance(value, gs.Constant)}
+    known |= {node.outputs[0].name: node for node in made.graph.nodes if node.op == "Constant" and not node.domain}
+    inner = {body.name: (body.model, _inside(body.name, tensors)) for body in open_bodies(made)}
+    reached = {f"{body}/{name}" for body, (_, own) in inner.items() for name in own}
+    missing = [n for n, value in tensors.items() if n not in known.keys() | reached and isinstance(value, nn.Parameter)]
     if missing:
         raise ModelError(f"the model has no initializer {missing[0]!r}", "give the file that the module was made from")
     for name in tensors.keys() & known.keys():
         _write(known[name], name, tensors[name])
+    bodies = ((name, written(body, own)) for name, (body, own) in inner.items() if body is not None and own)
+    put_back(made, list(bodies))
     return made
 
 
-def _write(known: gs.Constant, name: str, tensor: Tensor) -> None:
+def _inside(body: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a body, by their names in it."""
+    prefix = f"{body}/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _write(known: gs.Constant | gs.Node, name: str, tensor: Tensor) -> None:
+    if isinstance(known, gs.Node):
+        stored = known.attrs.get("value")
+        if "value_floats" in known.attrs:
+            known.attrs["value_floats"] = tensor.detach().cpu().tolist()
+        elif isinstance(stored, gs.Constant):
+            _write(stored, name, tensor)
+        return
     if tuple(tensor.shape) != tuple(known.shape):
         found = f"{list(tensor.shape)}, expected {list(known.shape)}"
         raise ModelError(f"{name!r} has shape {found}", "give the file that the module was made from")
@@ -46,12 +65,3 @@ def as_array(tensor: Tensor, dtype: np.dtype[np.generic]) -> Array | None:
         return None
     values = tensor.detach().to("cpu", torch.float64 if dtype == np.float64 else torch.float32).numpy()
     return np.asarray(values.astype(dtype))
-
-
-def _constants(nodes: Iterable[gs.Node]) -> Iterable[tuple[str, gs.Constant]]:
-    for node in nodes:
-        for value in node.inputs:
-            if isinstance(value, gs.Constant):
-                yield value.name, value
-        if node.op == "Constant" and isinstance(node.attrs.get("value"), gs.Constant):
-            yield node.outputs[0].name, node.attrs["value"]
