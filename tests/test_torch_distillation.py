@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import parse
 
 torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
 
+import quantonnx as qx  # noqa: E402
 from quantonnx.calibration.feeds import InputSpec  # noqa: E402
 from quantonnx.calibration.samples import open_samples  # noqa: E402
 from quantonnx.errors import ConfigError, DataError, ModelError, OutputError  # noqa: E402
-from quantonnx.torch import augmenting, batches  # noqa: E402
+from quantonnx.torch import augmenting, batches, from_onnx, prepare_qat  # noqa: E402
 from quantonnx.torch.distillation import distill  # noqa: E402
 from quantonnx.torch.objectives import normalised_error, output_loss  # noqa: E402
 
@@ -322,3 +324,50 @@ def test_images_are_mirrored_and_moved() -> None:
     assert 0 <= mixed.min() <= mixed.max() <= 1
     tokens = torch.ones(2, 5, dtype=torch.int64)
     assert augmenting.augmented({"ids": tokens}, "shift", generator)["ids"] is tokens
+
+
+class Endless(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """Samples without a length, each with noise of its own."""
+
+    def __iter__(self) -> Any:
+        for feed in samples(20):
+            image = torch.from_numpy(feed["image"][0])
+            yield image + 0.01 * torch.randn_like(image)
+
+
+def test_a_loader_that_does_not_tell_its_length_trains() -> None:
+    student, teacher = Network(0.25), Network()
+    start = state(student)
+    report = distill(
+        student, teacher, torch.utils.data.DataLoader(Endless(), batch_size=4), epochs=6, learning_rate=0.01
+    )
+    assert report.steps == 30
+    assert report.best_step > 0
+    assert not equal(start, state(student))
+
+
+@pytest.mark.parametrize("step", [3, 5, 7])
+def test_a_loader_at_random_goes_on_too(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantonnx.torch.training._BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("quantonnx.torch.training._CHECKPOINTS_PART", float("inf"))
+    loader = torch.utils.data.DataLoader(Endless(), batch_size=4)
+    given = {"steps": 12, "learning_rate": 0.01}
+    once, again = Network(0.25), Network(0.25)
+    distill(once, Network(), loader, **given)
+    with pytest.raises(StoppedError):
+        distill(again, Network(), loader, checkpoint=tmp_path / "c.pt", progress=stop_at(step), **given)
+    again = Network(0.25)
+    distill(again, Network(), loader, checkpoint=tmp_path / "c.pt", **given)
+    assert equal(state(once), state(again))
+
+
+def test_values_that_a_recipe_rescaled_do_not_count() -> None:
+    text = """chain (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[8,4,1,1] a, float[8,8,1,1] b, float[4,8,1,1] c> {
+        p = Conv (x, a) q = Relu (p) r = Conv (q, b) s = Relu (r) y = Conv (s, c)
+    }"""
+    proto = parse(text)
+    images = np.random.default_rng(0).standard_normal((8, 4, 8, 8)).astype(np.float32)
+    for recipe, blocks in (([], ("p", "r")), (["equalize"], ())):
+        config = qx.QuantConfig(preset="w4a8", keep_slow=True, recipe=recipe)
+        student = prepare_qat(qx.quantize(proto, images, target="onnxruntime", config=config))
+        assert distill(student, from_onnx(proto), images, steps=1).blocks == blocks

@@ -290,3 +290,63 @@ def test_the_training_example_of_the_readme_runs(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     exec(next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "prepare_qat" in block), {})
     onnx.checker.check_model("demo.w4a8.onnx")
+
+
+LOOPED = """<ir_version: 8, opset_import: ["": 17]> looped (float[2,4] x) => (float[2,4] y)
+<int64 n = {2}, bool c = {1}, float[4,4] W> {
+    y = Loop (n, c, x) <body = inner (int64 i, bool ci, float[2,4] v) => (bool co, float[2,4] o) {
+        co = Identity (ci) m = MatMul (v, W) o = Tanh (m)
+    }>
+}"""
+OWN = LOOPED.replace(", float[4,4] W> {", "> {").replace(
+    "(bool co, float[2,4] o) {",
+    "(bool co, float[2,4] o) <float[4,4] W = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2}> {",
+)
+LISTED = """listed (float[N,3] x) => (float[N,3] y) {
+    w = Constant <value_floats = [1.0, 2.0, 3.0]> () y = Mul (x, w)
+}"""
+
+
+@pytest.mark.parametrize("text", [LOOPED, OWN, LISTED])
+def test_weights_anywhere_in_the_file_are_written_back(text: str) -> None:
+    proto = parse(text)
+    module = from_onnx(proto)
+    (weight,) = module.parameters()
+    with torch.no_grad():
+        weight.mul_(0.5)
+    feed = feeds_of(proto)
+    found = run(to_onnx(module), feed)["y"]
+    np.testing.assert_allclose(found, result(module, feed), atol=1e-6)
+    assert not np.allclose(found, run(proto, feed)["y"], atol=1e-3)
+
+
+def test_a_wrapped_module_and_names_that_begin_with_module_go_back() -> None:
+    proto = parse("single (float[N,3] x) => (float[N,1] y) <float[3,1] w, float[1] b> { y = Gemm (x, w, b) }")
+    for item, place in zip(proto.graph.initializer, (1, 2), strict=True):
+        item.name = proto.graph.node[0].input[place] = f"module.fc.{item.name}"
+    module = from_onnx(proto)
+    assert {name for name, _ in module.named_parameters()} == {"module.fc.w", "module.fc.b"}
+    for wrapped in (module, torch.compile(module), torch.nn.DataParallel(module)):
+        assert to_onnx(wrapped).to_proto() == to_onnx(module).to_proto()
+    with pytest.raises(qx.ModelError, match="came from no ONNX file"):
+        to_onnx(torch.nn.Linear(2, 2))
+
+
+def test_a_statistic_that_is_a_bias_too_is_not_trained() -> None:
+    text = """shared (float[N,4,3,3] x) => (float[N,4,3,3] y) <float[4] scale, float[4] bias, float[4] variance> {
+        mean = Identity (bias) y = BatchNormalization (x, scale, bias, mean, variance)
+    }"""
+    proto = parse(text)
+    module = from_onnx(proto)
+    assert [name for name, _ in module.named_parameters()] == ["scale"]
+    feed = feeds_of(proto)
+    np.testing.assert_allclose(result(module, feed), run(proto, feed)["y"], atol=1e-5)
+
+
+def test_further_training_starts_from_trained_statistics() -> None:
+    proto, model = quantized(NORMALIZED)
+    module = prepare_qat(model)
+    trained(module, feeds_of(proto))
+    again = prepare_qat(to_onnx(module))
+    for name in ("mean_1", "variance_1"):
+        assert torch.equal(again.get_buffer(name), module.get_buffer(name))
