@@ -371,3 +371,29 @@ def test_values_that_a_recipe_rescaled_do_not_count() -> None:
         config = qx.QuantConfig(preset="w4a8", keep_slow=True, recipe=recipe)
         student = prepare_qat(qx.quantize(proto, images, target="onnxruntime", config=config))
         assert distill(student, from_onnx(proto), images, steps=1).blocks == blocks
+
+
+def test_interrupting_saves_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once, again, teacher = Network(0.25), Network(0.25), Network()
+    distill(once, teacher, samples(), steps=12)
+    monkeypatch.setattr(Network, "collect", interrupted_at(Network.collect, 40))
+    with pytest.raises(KeyboardInterrupt):
+        distill(again, teacher, samples(), steps=12, checkpoint=tmp_path / "c.pt")
+    monkeypatch.undo()
+    again = Network(0.25)
+    report = distill(again, teacher, samples(), steps=12, checkpoint=tmp_path / "c.pt", progress=stop_at(1))
+    assert report.steps == 12
+    assert equal(state(once), state(again))
+
+
+def interrupted_at(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return counted

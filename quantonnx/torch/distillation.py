@@ -42,9 +42,9 @@ def distill(
     `Settings`; without `epochs`, `steps` or `minutes` it trains for 10 epochs, and with several until the first is
     over.
 
-    A `checkpoint` file is written every half minute; where it exists, training goes on from it as if it had never
-    stopped: bit for bit, unless `minutes` lets the clock decide. Raises ConfigError for settings that make no sense
-    and for a checkpoint of other work, DataError for samples that do not fit.
+    A `checkpoint` file is written every half minute, and when it is interrupted; where it exists, training goes on
+    from it as if it had never stopped: bit for bit, unless `minutes` lets the clock decide. Raises ConfigError for
+    settings that make no sense and for a checkpoint of other work, DataError for samples that do not fit.
     """
     known = Settings.__dataclass_fields__
     for name in settings:

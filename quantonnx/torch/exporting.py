@@ -21,6 +21,9 @@ from quantonnx.torch.examples import Example, evaluating, example_of, refuse_typ
 from quantonnx.torch.exporters import EXPORTERS, written
 from quantonnx.torch.tidying import tidied
 
+_DATA = "data-dependent"
+"""What dynamo says of a branch that hangs on values."""
+
 
 @dataclass(frozen=True)
 class ExportSettings:
@@ -87,6 +90,8 @@ def exported(
     """Returns the module as a model, and the example that it was exported and verified by; see `export`."""
     if path is not None and Path(path).exists() and not force:
         raise OutputError(f"{str(path)!r} exists already", "use force=True to replace it")
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"the module is a {type(module).__name__}, expected a torch.nn.Module")
     order, module = settings.order, unwrapped(module)
     refuse_types(module, call)
     if path is None:
@@ -110,6 +115,8 @@ def _first_that_works(example: Example, settings: ExportSettings, order: Sequenc
         try:
             model = _by(exporter, example, settings, folder)
         except QuantonnxError as error:
+            if _DATA in str(error).lower() and len(order) > 1:
+                raise _frozen(name, error) from error
             failures.append(f"{exporter}: {error}")
             continue
         if failures:
@@ -117,6 +124,11 @@ def _first_that_works(example: Example, settings: ExportSettings, order: Sequenc
         return model
     hint = "try dynamic_batch=False if one batch size will do" if example.batched else ""
     raise ModelError(f"{name} cannot be exported: {'; '.join(failures)}", hint)
+
+
+def _frozen(name: str, error: QuantonnxError) -> ModelError:
+    reason = f"{name} decides by its data what to do, which dynamo refuses and tracing would freeze: {error.message}"
+    return ModelError(reason, "change the module, or say exporter='torchscript' to keep what the example does")
 
 
 def _by(exporter: str, example: Example, settings: ExportSettings, folder: Path) -> Model:

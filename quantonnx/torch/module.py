@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantonnx.errors import DataError
+from quantonnx.errors import DataError, ModelError
 from quantonnx.model import Model
 from quantonnx.reading import Source
 from quantonnx.torch.converting import Converter
@@ -87,6 +87,9 @@ def from_onnx(source: Source | Model) -> OnnxModule:
 
     Raises ModelError that lists all operators without a translation.
     """
+    if isinstance(source, nn.Module):
+        found = f"from_onnx takes an ONNX model, found a {type(source).__name__}"
+        raise ModelError(found, "use quantonnx.torch.export")
     module = OnnxModule(Origin(Model.read(source)))
     build(module, States(module), Layers())
     return module

@@ -55,6 +55,9 @@ def prepare_qat(quantized: QuantizedModel, *, learn_scales: bool = True, averagi
     of the newest range, and those of weights follow their values. Bodies of control flow stay in float. Raises
     CalibrationError before calibration, PlanError where no pair stands.
     """
+    if not isinstance(quantized, QuantizedModel):
+        found = f"prepare_qat takes what quantonnx.quantize returns, found a {type(quantized).__name__}"
+        raise PlanError(found, "quantize the model first")
     if quantized.parameters is None:
         raise CalibrationError("the model is not calibrated", "call quantonnx.calibrate(quantized, samples) first")
     if not quantized.sites:

@@ -61,6 +61,7 @@ class Training:
         self.diverged = False
         self._sums = [0.0, 0.0]
         self._random: Tensor | None = None
+        self._after_step, self._between_steps = torch.get_rng_state(), False
         self._before = self._best = Fidelity(math.inf, -math.inf, None)
         self._best_state: State = {}
 
@@ -108,6 +109,14 @@ class Training:
         )
 
     def _train(self, file: Checkpoint | None, progress: Progress | None) -> None:
+        try:
+            self._take_steps(file, progress)
+        except KeyboardInterrupt:
+            if file is not None and self._between_steps:
+                file.save(self._state())
+            raise
+
+    def _take_steps(self, file: Checkpoint | None, progress: Progress | None) -> None:
         started, saved, pause = time.monotonic() - self.seconds, time.monotonic(), _BETWEEN_CHECKPOINTS
         measured = True
         for units in self._steps():
@@ -116,6 +125,7 @@ class Training:
             measured = math.floor(self._progress() * _MEASUREMENTS) > len(self.measured)
             if measured:
                 self._measure()
+            self._after_step, self._between_steps = torch.get_rng_state(), True
             now = time.monotonic()
             if file is not None and (now - saved > pause or self._progress() >= 1):
                 file.save(self._state())
@@ -178,6 +188,7 @@ class Training:
             part = self._loss(group, batch) * (rows_in(batch) / rows)
             part.backward()
             loss += float(part.detach())
+        self._between_steps = False
         self.step, self.at = self.step + 1, self.at + 1
         self.diverged = not math.isfinite(loss)
         if not self.diverged:
@@ -223,7 +234,7 @@ class Training:
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best_state": self._best_state,
-            "random": torch.get_rng_state(),
+            "random": self._after_step,
             "sums": self._sums,
             "losses": self.losses,
             "measured": [asdict(each) for each in self.measured],
