@@ -81,6 +81,7 @@ def rows(model: Path, split: Split, evaluation: dict[str, np.ndarray], bits: tup
         "adaround": lambda: quantized(model, split[0], bits, ["adaround"]),
         "distill": lambda: distilled(quantized(model, split[0], bits, []), model, split, steps),
         "labels": lambda: with_labels(quantized(model, split[0], bits, []), model, split, steps),
+        "adaround+labels": lambda: with_labels(quantized(model, split[0], bits, ["adaround"]), model, split, steps),
     }
     for name, way in ways.items():  # each is written out as a Q/DQ file, and ONNX Runtime runs it
         begun = time.process_time()
