@@ -31,12 +31,11 @@ def robustness() -> ModuleType:
 @pytest.mark.parametrize(
     ("kind", "every", "least"),
     [
-        ("light", 9, 1),
         ("simple", 1, 15),
         ("pytorch-converted", 1, 50),
         ("pytorch-operator", 1, 20),
-        ("node", 24, 40),
-        ("node-constant", 24, 30),
+        ("node", 96, 10),
+        ("node-constant", 96, 7),
         pytest.param("light", 1, 9, marks=pytest.mark.real),
         pytest.param("node", 1, 1000, marks=pytest.mark.real),
         pytest.param("node-constant", 1, 800, marks=pytest.mark.real),
