@@ -21,7 +21,8 @@ from quantonnx.errors import DataError, said
 from quantonnx.reading import ExternalData
 
 Array = NDArray[Any]
-_LABELS = ("label", "labels")
+LABELS = ("label", "labels")
+"""What arrays beside the samples are called that are no input of a model, unless it has one of that name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class StackedArrays:
 
     def __init__(self, arrays: Mapping[str, Any], inputs: Sequence[InputSpec], where: str) -> None:
         wanted = {spec.name for spec in inputs}
-        kept = {name: value for name, value in arrays.items() if name in wanted or name not in _LABELS}
+        kept = {name: value for name, value in arrays.items() if name in wanted or name not in LABELS}
         given = {name: _stacked(value, f"{name!r} of {where}") for name, value in kept.items()}
         self._arrays = named(dict.fromkeys(given, 0), inputs, where) and _matched(given, inputs)
         self._inputs = inputs
@@ -153,7 +154,7 @@ def array_file(path: Path) -> Mapping[str, Any]:
 
 def whole_file(path: Path, inputs: Sequence[InputSpec]) -> Part:
     """Return an .npz or .npy file of a folder: one sample, or a batch."""
-    arrays = {name: np.asarray(value) for name, value in array_file(path).items() if name not in _LABELS}
+    arrays = {name: np.asarray(value) for name, value in array_file(path).items() if name not in LABELS}
     return Part(named(arrays, inputs, str(path)), str(path))
 
 
@@ -162,7 +163,7 @@ def read_labels(path: Path | str, inputs: Sequence[InputSpec] = ()) -> Array | N
     if Path(path).suffix != ".npz":
         return None
     arrays = array_file(Path(path))
-    names = [name for name in _LABELS if name in arrays and name not in {spec.name for spec in inputs}]
+    names = [name for name in LABELS if name in arrays and name not in {spec.name for spec in inputs}]
     return np.asarray(arrays[names[0]]) if names else None
 
 

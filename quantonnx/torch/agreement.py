@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from quantonnx.calibration.loading import open_session
 from quantonnx.errors import ModelError, said
 from quantonnx.model import Model
-from quantonnx.torch.examples import Example, Trial, as_array
+from quantonnx.torch.dtypes import to_numpy
+from quantonnx.torch.examples import Example, Trial
 
 Array = NDArray[Any]
 
@@ -36,7 +37,7 @@ def require_agreement(model: Model, example: Example, tolerance: float | None = 
         if len(found) != len(trial.results):
             raise ModelError(f"the file has {len(found)} outputs, the module returns {', '.join(trial.results)}")
         for (name, tensor), array in zip(trial.results.items(), found, strict=True):
-            worst = max(worst, _checked(name, as_array(tensor), array, tolerance, _at(trial)))
+            worst = max(worst, _checked(name, to_numpy(tensor), array, tolerance, _at(trial)))
     return worst
 
 

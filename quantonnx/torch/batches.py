@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from quantonnx.calibration.samples import Samples, input_specs, open_samples
 from quantonnx.errors import DataError
-from quantonnx.torch.examples import unwrapped
+from quantonnx.torch.dtypes import to_numpy
+from quantonnx.torch.modules import unwrapped
 
 Batch = dict[str, Tensor] | tuple[Tensor, ...]
 
@@ -115,7 +116,7 @@ def _samples(data: Any, module: nn.Module) -> Samples:
 
 
 def _array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    return to_numpy(value) if isinstance(value, Tensor) else value
 
 
 def _kept(batches: Sequence[Batch], per_step: int, *, joined: bool) -> Kept:

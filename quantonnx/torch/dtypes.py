@@ -56,3 +56,8 @@ def to_torch(values: Array) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16)
     torch_dtype(values.dtype)
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+
+
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """Returns the values of a tensor, wherever it is."""
+    return tensor.detach().cpu().contiguous().numpy()

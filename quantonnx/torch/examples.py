@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from quantonnx.errors import DataError, ModelError, said
 from quantonnx.torch.calls import Call, bound, leaves, named_results, named_tensors, on_device, with_rows
+from quantonnx.torch.dtypes import to_numpy
+from quantonnx.torch.modules import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,12 +84,7 @@ class Example:
 
     def feed(self, call: Call) -> dict[str, Array]:
         """Returns the arrays of a call by the names of the inputs."""
-        return {name: as_array(tensor) for name, tensor in self.tensors(call).items()}
-
-
-def as_array(tensor: Tensor) -> Array:
-    """Returns the values of a tensor, wherever it is."""
-    return tensor.detach().cpu().contiguous().numpy()
+        return {name: to_numpy(tensor) for name, tensor in self.tensors(call).items()}
 
 
 def example_of(
@@ -184,24 +181,20 @@ def _shape(seen: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[int | str | Non
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating_exactly(module: nn.Module) -> Iterator[None]:
     """Puts a module into evaluation mode, without gradients and fused attention, and every part back as it was.
 
     On GPUs cuDNN is left out, whose convolutions keep 11 bits of a number (TensorFloat-32) unless told otherwise.
     """
-    training = [part for part in module.modules() if part.training]
     fused, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled
     try:
-        module.eval()
         torch.backends.mha.set_fastpath_enabled(False)
         torch.backends.cudnn.enabled = False
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(module):
             yield
     finally:
         torch.backends.cudnn.enabled = cudnn
         torch.backends.mha.set_fastpath_enabled(fused)
-        for part in training:
-            part.training = True
 
 
 def refuse_types(module: nn.Module, call: Call) -> None:
@@ -212,11 +205,3 @@ def refuse_types(module: nn.Module, call: Call) -> None:
         if isinstance(value, Tensor) and (value.dtype == torch.bfloat16 or "float8" in str(value.dtype)):
             kind = str(value.dtype).removeprefix("torch.")
             raise ModelError(f"{name} is {kind}, which ONNX Runtime does not run on CPUs", "call module.float() first")
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """Returns the module inside what torch.compile, DataParallel and DistributedDataParallel wrap around it."""
-    inner = getattr(module, "_orig_mod", None)
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = module.module
-    return unwrapped(inner) if isinstance(inner, nn.Module) else module

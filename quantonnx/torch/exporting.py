@@ -17,8 +17,9 @@ from quantonnx.exporting import EMBEDDED_LIMIT
 from quantonnx.model import Model
 from quantonnx.torch.agreement import require_agreement
 from quantonnx.torch.calls import Call, call_of
-from quantonnx.torch.examples import Example, evaluating, example_of, refuse_types, unwrapped, warn
+from quantonnx.torch.examples import Example, evaluating_exactly, example_of, refuse_types, warn
 from quantonnx.torch.exporters import EXPORTERS, written
+from quantonnx.torch.modules import unwrapped
 from quantonnx.torch.tidying import tidied
 
 _DATA = "data-dependent"
@@ -96,7 +97,7 @@ def exported(
     refuse_types(module, call)
     if path is None:
         _refuse_large(module)
-    with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder, evaluating(module):
+    with tempfile.TemporaryDirectory(prefix="quantonnx-") as folder, evaluating_exactly(module):
         example = example_of(
             module,
             call,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantonnx.torch.batches import Batch, Kept, Streamed, Unit, joined, on_device, open_batches, rows_in
+from quantonnx.torch.modules import evaluating
 from quantonnx.torch.objectives import Fidelity, FidelitySums
 from quantonnx.torch.viewing import Teacher, view
 
@@ -61,18 +61,6 @@ def hold_out(
     every = max(_PART, -(-len(source.units) // MOST_HELD_OUT))
     held = source.units[every - 1 :: every] or source.units[-1:]
     return source.without(held), HeldOut(_batches(held, size, together=source.joined), teacher, trained_on=False)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into evaluation mode, and every layer back into its own afterwards."""
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
 
 
 def _batches(units: Sequence[Unit], size: int, *, together: bool) -> list[Batch]:

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from quantonnx.calibration.sources import LABELS
 from quantonnx.errors import DataError, said
 from quantonnx.torch.calls import Call, bound, call_of, leaves, mapped, named_tensors
-from quantonnx.torch.examples import Array, as_array
+from quantonnx.torch.dtypes import to_numpy
+from quantonnx.torch.examples import Array
 
 Select = Callable[[Any], Any]
 """Takes a batch of a loader and returns the arguments of the module in it."""
-
-LABELS = frozenset({"label", "labels"})
-"""Keys of a batch that are never given to the module."""
 
 _ROWS = 8
 """Samples in a batch that is made here."""
@@ -88,7 +87,7 @@ class Feeds:
                 tensors = named_tensors(module, bound(module, self.batches.call(batch)), self.names)
             except DataError as error:
                 raise DataError(f"batch {index}: {error.message}", error.hint) from error
-            yield {name: as_array(tensor) for name, tensor in tensors.items() if name in self.wanted}
+            yield {name: to_numpy(tensor) for name, tensor in tensors.items() if name in self.wanted}
 
     def stream(self) -> Iterable[dict[str, Array]]:
         """Returns what can be read as often as the loader can."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from quantonnx.torch.calls import bound, call_of, mapped, named_tensors
-from quantonnx.torch.examples import Array, Example, as_array
+from quantonnx.torch.dtypes import to_numpy
+from quantonnx.torch.examples import Array, Example
 
 Run = Callable[[Mapping[str, Array]], list[Any]]
 
@@ -26,7 +27,7 @@ class ExportedModule:
         call = bound(self._example.module, call_of(args, kwargs))
         tensors = named_tensors(self._example.module, call, self._example.inputs)
         place = next(iter(tensors.values())).device
-        found = self._run({name: as_array(tensor) for name, tensor in tensors.items() if name in self._wanted})
+        found = self._run({name: to_numpy(tensor) for name, tensor in tensors.items() if name in self._wanted})
         values = iter([torch.from_numpy(np.array(array)).to(place) for array in found])
         return mapped(
             self._example.trials[0].returned, lambda path, leaf: next(values) if isinstance(leaf, Tensor) else leaf

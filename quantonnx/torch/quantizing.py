@@ -18,10 +18,11 @@ from quantonnx.plan import Plan
 from quantonnx.quantized import QuantizedModel
 from quantonnx.target import Patterns, Target
 from quantonnx.torch.calls import Call, call_of
-from quantonnx.torch.examples import Example, unwrapped
+from quantonnx.torch.examples import Example
 from quantonnx.torch.exporting import ExportSettings, exported
 from quantonnx.torch.loaders import Batches, Feeds, Select, open_loader
 from quantonnx.torch.looping import ExportedModule
+from quantonnx.torch.modules import unwrapped
 
 Loop = Callable[[Any], None]
 """A loop of the user's: it calls what it is given, which looks like the module, on samples."""

@@ -19,9 +19,9 @@ from quantonnx.quantized import QuantizedModel
 from quantonnx.reading import Source
 from quantonnx.site_numbers import SiteNumbers
 from quantonnx.sites import Site
-from quantonnx.torch.examples import unwrapped
 from quantonnx.torch.living_folds import LivingFold, refolded
 from quantonnx.torch.module import OnnxModule
+from quantonnx.torch.modules import unwrapped
 from quantonnx.torch.preparing import QatModule, QatOrigin
 from quantonnx.torch.states import tensors_at
 from quantonnx.torch.writing import as_array, written

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantonnx.errors import ConfigError
 from quantonnx.torch.fake_quantization import FakeQuantize
+from quantonnx.torch.modules import normalizations
 
 
 def enable_fake_quant(module: nn.Module) -> None:
@@ -103,10 +104,10 @@ def _switch(module: nn.Module, **switches: bool) -> None:
 
 
 def _freeze(module: nn.Module, *, frozen: bool) -> None:
-    for layer in module.modules():
+    for layer in normalizations(module):
         if isinstance(layer, _BatchNorm):
             _freeze_layer(layer, frozen=frozen, training=module.training)
-        elif isinstance(getattr(layer, "frozen", None), bool):
+        else:
             layer.frozen = frozen  # type: ignore[assignment] # torch takes every attribute for a tensor or a module
 
 

@@ -21,7 +21,8 @@ from quantonnx.patterns.equivalents import RemoveZeroBias
 from quantonnx.rewriting import transform
 from quantonnx.scopes import scopes_of
 from quantonnx.target import BiasKind, Target
-from quantonnx.torch.examples import Example, as_array
+from quantonnx.torch.dtypes import to_numpy
+from quantonnx.torch.examples import Example
 
 Array = NDArray[Any]
 Key = tuple[str, tuple[int, ...], str]
@@ -106,7 +107,7 @@ class _Names:
         for name, value in self._parameters.items():
             if name in self._taken or not value.is_floating_point():
                 continue
-            array = as_array(value)
+            array = to_numpy(value)
             for form in (array, array.T) if array.ndim == 2 else (array,):
                 found.setdefault(_key(form), []).append(name)
         return found

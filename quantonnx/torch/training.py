@@ -17,7 +17,8 @@ from quantonnx.calibration.feeds import Progress
 from quantonnx.torch.augmenting import augmented
 from quantonnx.torch.batches import Batch, Kept, Unit, joined, on_device, open_batches, rows_in, tensors_in
 from quantonnx.torch.checkpoints import Checkpoint, State, digest_of, digest_of_tensors
-from quantonnx.torch.holding import evaluating, hold_out
+from quantonnx.torch.holding import hold_out
+from quantonnx.torch.modules import evaluating, normalizations
 from quantonnx.torch.objectives import Fidelity, blocks_loss, output_loss
 from quantonnx.torch.optimizing import make_optimizer, rate_factor, set_rate
 from quantonnx.torch.settings import Distilled, Settings
@@ -210,9 +211,8 @@ class Training:
     def _set_modes(self) -> None:
         """Only batch normalization may be in training mode, and only at first."""
         tracking = self._progress() < self.settings.batchnorm_until
-        for layer in self.student.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) or isinstance(getattr(layer, "frozen", None), bool):
-                layer.train(tracking)
+        for layer in normalizations(self.student):
+            layer.train(tracking)
 
     def _measure(self) -> None:
         """Measures the student, and remembers its weights where they are the best so far."""

@@ -140,16 +140,18 @@ def comparable(names: Sequence[str], student: nn.Module, teacher: Teacher, batch
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:
-    if found.shape != wanted.shape or not wanted.is_floating_point():
-        return False
-    return float(normalised_error(found, wanted)) <= _LARGEST_DIFFERENCE
+    return _same_sort(found, wanted) and float(normalised_error(found, wanted)) <= _LARGEST_DIFFERENCE
+
+
+def _same_sort(found: Tensor, wanted: Tensor) -> bool:
+    return found.shape == wanted.shape and wanted.is_floating_point()
 
 
 def check_blocks(student: View, teacher: View) -> None:
     """Raises ConfigError where a value inside is not the same sort of thing in both modules."""
     for name, value in teacher.inside.items():
         found = student.inside[name]
-        if found.shape != value.shape or not value.is_floating_point():
+        if not _same_sort(found, value):
             raise ConfigError(
                 f"the value {name!r} is {found.dtype}{list(found.shape)} in the student and "
                 f"{value.dtype}{list(value.shape)} in the teacher, expected the same floating-point shape",
